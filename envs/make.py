@@ -1,0 +1,103 @@
+"""From a task to its environment."""
+
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator, registry
+from gymnasium.utils import seeding
+
+from .errors import InvalidTask, MissingPackage, UnknownEnvironment, unknown
+from .minigrid import GridImage, is_minigrid
+from .shifts.base import Env
+from .task import Task
+
+# Beginnings of ids that a package registers when it is imported -> that package.
+PROVIDERS = {"minigrid-": "minigrid", "babyai-": "minigrid"}
+
+
+def make_env(
+    task: Task, seed: int | None = None, render_mode: str | None = None, *, copies: int = 1, elapsed: int = 0
+) -> Env:
+    """Make the environment of ``task``, wrapped with its shifts (MiniGrid's with `GridImage` first).
+
+    Gymnasium's passive checker is left out: it costs more than a step of CartPole does. `gymnasium.make(env.spec)`
+    makes an equal environment.
+
+    Args:
+        task: The task.
+        seed: The first ``reset()`` without a seed is then the same as ``reset(seed=seed)``, and the action
+            space draws from this seed.
+        render_mode: As in `gymnasium.make`.
+        copies: How many copies of this environment share the environment steps of the task: a ramp of N
+            environment steps is over after N / copies in each.
+        elapsed: Environment steps of the task taken so far, over all copies: how far ramps have come.
+            ``task.length`` gives the task as it is in the end.
+
+    Raises:
+        UnknownEnvironment: No environment has the id.
+        MissingPackage: It needs a package that is not installed.
+        InvalidTask: It refuses its kwargs or the render mode.
+        InvalidShift: A shift does not fit it.
+    """
+    env = _make(task.env, task.kwargs, render_mode)
+    if is_minigrid(env):
+        env = GridImage(env)
+    for shift in task.shifts:
+        env = shift.apply(env, copies=copies, elapsed=elapsed)
+    if seed is not None:
+        base = env.unwrapped
+        base._np_random, base._np_random_seed = seeding.np_random(seed)
+        env.action_space.seed(seed)
+    return env
+
+
+def _make(env_id: str, kwargs: dict[str, Any], render_mode: str | None) -> Env:
+    """`gymnasium.make`, with its many kinds of failure told as ours."""
+    name = _registered(env_id)
+    modes: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        return gymnasium.make(name, disable_env_checker=True, **modes, **kwargs)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise MissingPackage(f"{env_id} needs a package that is not installed: {error}") from error
+    except Exception as error:  # constructors fail in whatever way they like
+        known = _accepted(name)
+        for key in kwargs:
+            if known and key not in known:
+                raise InvalidTask(f"{env_id}: {unknown('environment argument', key, known)}") from error
+        arguments = ", ".join(f"{key}={value!r}" for key, value in (kwargs | modes).items())
+        reason = str(error).partition(" was raised from the environment creator")[0] or type(error).__name__
+        raise InvalidTask(f"{env_id} could not be made with ({arguments}): {reason}") from error
+
+
+def _registered(env_id: str) -> str:
+    """The id without a leading ``module:``, after importing what registers it.
+
+    Raises:
+        UnknownEnvironment: Nothing registers it.
+        MissingPackage: The module cannot be imported.
+    """
+    module, _, name = env_id.rpartition(":")
+    provider = next(
+        (package for prefix, package in PROVIDERS.items() if name.lower().startswith(prefix)), None
+    )
+    for needed in filter(None, (module, provider)):
+        try:
+            import_module(needed)
+        except ImportError as error:
+            package = needed.partition(".")[0].replace("_", "-")
+            raise MissingPackage(f"{env_id} needs the package {needed!r}: pip install {package}") from error
+    if name not in registry:
+        raise UnknownEnvironment(unknown("environment", name, registry))
+    return name
+
+
+def _accepted(name: str) -> list[str]:
+    """Names of the arguments of an environment; empty if it takes any."""
+    entry = registry[name].entry_point
+    creator: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+    parameters = signature(creator).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return []
+    return [parameter.name for parameter in parameters] + ["max_episode_steps"]

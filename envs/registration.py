@@ -1,0 +1,18 @@
+"""The environments of our own, under ``pliant/`` in gymnasium's registry."""
+
+import gymnasium
+
+# id -> (entry point, environment steps per episode, as the environment of gymnasium that it extends)
+ENVIRONMENTS = {
+    "pliant/SlipperyAnt-v0": ("pliant.envs.ant:SlipperyAnt", 1000),
+    "pliant/CartPole-v1": ("pliant.envs.classic:CartPole", 500),
+    "pliant/Acrobot-v1": ("pliant.envs.classic:Acrobot", 500),
+    "pliant/Pendulum-v1": ("pliant.envs.classic:Pendulum", 200),
+}
+
+
+def register() -> None:
+    """Register what is not yet registered; entry points are strings, imported when first made."""
+    for env_id, (entry_point, max_episode_steps) in ENVIRONMENTS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point, max_episode_steps=max_episode_steps)

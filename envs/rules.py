@@ -1,0 +1,202 @@
+"""Rules: what a sequence writes instead of a value that differs from task to task.
+
+A rule is a table with the key ``rule``, ``{ rule = "log-uniform", low = 0.02, high = 2.0 }``, and may stand
+wherever a value may. `resolve` replaces all the rules in a task's description by values. Each draw has a
+generator of its own, made from the seed, the index of the task and the place in the description; so more
+tasks, or another rule beside, leave all other values as they were.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+from zlib import crc32
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from .errors import InvalidRule, explain, unknown
+
+
+class Rule(BaseModel, ABC):
+    """One way of giving each task its own value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    rule: str
+
+    @abstractmethod
+    def value(self, rng: np.random.Generator, index: int, count: int) -> Any:
+        """The value of task ``index`` (from 0) of ``count``; random rules draw it from ``rng``."""
+
+
+class _Range(Rule):
+    low: FiniteFloat
+    high: FiniteFloat
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "_Range":
+        if self.low > self.high:
+            raise InvalidRule(f"low must be <= high, got low = {self.low:g} and high = {self.high:g}")
+        return self
+
+
+class _PositiveRange(_Range):
+    @model_validator(mode="after")
+    def _positive(self) -> "_PositiveRange":
+        if self.low <= 0:
+            raise InvalidRule(f"low must be > 0 for {self.rule}, got {self.low:g}")
+        return self
+
+
+class Uniform(_Range):
+    """Uniform on [low, high)."""
+
+    rule: Literal["uniform"]
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """Draw."""
+        return float(rng.uniform(self.low, self.high))
+
+
+class LogUniform(_PositiveRange):
+    """The logarithm is uniform: each octave between low and high is as likely as another."""
+
+    rule: Literal["log-uniform"]
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """Draw."""
+        drawn = np.exp(rng.uniform(np.log(self.low), np.log(self.high)))
+        return float(np.clip(drawn, self.low, self.high))  # exp(log(x)) may miss x by a rounding
+
+
+class Normal(Rule):
+    """Gaussian with this mean and standard deviation."""
+
+    rule: Literal["normal"]
+    mean: FiniteFloat = 0.0
+    std: FiniteFloat = Field(default=1.0, ge=0)
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """Draw."""
+        return float(rng.normal(self.mean, self.std))
+
+
+class Integer(Rule):
+    """One of the whole numbers low, ..., high, both included, all as likely."""
+
+    rule: Literal["integer"]
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Integer":
+        if self.low > self.high:
+            raise InvalidRule(f"low must be <= high, got low = {self.low} and high = {self.high}")
+        return self
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> int:
+        """Draw."""
+        return int(rng.integers(self.low, self.high, endpoint=True))
+
+
+class Choice(Rule):
+    """One of the values, all as likely, with replacement."""
+
+    rule: Literal["choice"]
+    values: list[Any] = Field(min_length=1)
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> Any:
+        """Draw."""
+        return self.values[rng.integers(len(self.values))]
+
+
+class Listed(Rule):
+    """The values in order, one per task."""
+
+    rule: Literal["list"]
+    values: list[Any]
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> Any:
+        """The value of this task."""
+        if len(self.values) != count:
+            raise InvalidRule(
+                f"values must hold one entry per task, got {len(self.values)} for {count} task(s); "
+                f"set count = {len(self.values)}, or change the list"
+            )
+        return self.values[index]
+
+
+class Linspace(Rule):
+    """From low, at the first task, to high, at the last, in equal steps; low may be the larger."""
+
+    rule: Literal["linspace"]
+    low: FiniteFloat
+    high: FiniteFloat
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """The value of this task."""
+        return float(np.linspace(self.low, self.high, count)[index])
+
+
+class Geomspace(Rule):
+    """From low, at the first task, to high, at the last, by equal factors; low may be the larger."""
+
+    rule: Literal["geomspace"]
+    low: FiniteFloat = Field(gt=0)
+    high: FiniteFloat = Field(gt=0)
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """The value of this task."""
+        return float(np.geomspace(self.low, self.high, count)[index])
+
+
+class Seed(Rule):
+    """A fresh seed, a whole number below 2^31."""
+
+    rule: Literal["seed"]
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> int:
+        """Draw."""
+        return int(rng.integers(2**31))
+
+
+RULES: dict[str, type[Rule]] = {
+    "choice": Choice,
+    "geomspace": Geomspace,
+    "integer": Integer,
+    "linspace": Linspace,
+    "list": Listed,
+    "log-uniform": LogUniform,
+    "normal": Normal,
+    "seed": Seed,
+    "uniform": Uniform,
+}
+
+
+def resolve(description: Any, seed: int, index: int, count: int, place: str = "") -> Any:
+    """Return ``description`` with every rule in it replaced by its value for task ``index`` of ``count``.
+
+    Raises:
+        InvalidRule: A rule is unknown or has wrong parameters; the text begins with its place.
+    """
+    if isinstance(description, Mapping) and "rule" in description:
+        rng = np.random.default_rng([seed, index, crc32(place.encode())])
+        try:
+            return _parse(description).value(rng, index, count)
+        except InvalidRule as error:
+            raise InvalidRule(f"{place}: {error}") from None
+    if isinstance(description, Mapping):
+        places = {key: f"{place}.{key}" if place else str(key) for key in description}
+        return {key: resolve(item, seed, index, count, places[key]) for key, item in description.items()}
+    if isinstance(description, list | tuple):
+        return [resolve(item, seed, index, count, f"{place}[{i}]") for i, item in enumerate(description)]
+    return description
+
+
+def _parse(description: Mapping[str, Any]) -> Rule:
+    name = description["rule"]
+    if name not in RULES:
+        raise InvalidRule(unknown("rule", str(name), RULES))
+    try:
+        return RULES[name].model_validate(dict(description))
+    except ValidationError as error:
+        raise InvalidRule(f"rule {name!r}: {explain(error, RULES[name].model_fields)}") from None
