@@ -1,0 +1,169 @@
+"""From a spec to live objects: vectorised environments and agents."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from ..agents import DQN, MITIGATIONS, PPO, Mitigation
+from ..envs import Task, TaskSequence, make_env
+from .errors import DeviceError, SpecError
+from .presets import did_you_mean
+from .spec import AgentSpec, DQNSpec, OptimizerSpec, PPOSpec, RunSpec
+
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+_PURPOSES = ("agent", "env", "snapshot")
+"""What a seed is for: the same run, task and step give unrelated numbers for each."""
+
+
+def derive_seed(run_seed: int, purpose: str, *path: int) -> int:
+    """A seed below 2^31 that depends on every argument and on nothing else."""
+    entropy = [run_seed, _PURPOSES.index(purpose), *path]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+
+
+def vector_env(task: Task, n_envs: int, seed: int) -> VecEnv:
+    """``n_envs`` copies of the task's environment; copy i is reset with ``seed + i``, and its actions likewise."""
+    env = DummyVecEnv([lambda: Monitor(make_env(task)) for _ in range(n_envs)])
+    env.seed(seed)
+    return env
+
+
+def choose_device(wanted: str, spec: RunSpec) -> torch.device:
+    """The device to train on; ``auto`` is the CPU for MLPs (faster there) and a GPU, if there is one, for images.
+
+    Raises:
+        DeviceError: a GPU was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if available and "cnn" in spec.agent.network.extractor else "cpu")
+    if wanted == "cuda" and not available:
+        raise DeviceError(
+            "--device cuda: torch sees no GPU on this machine; use --device cpu, or install a torch with CUDA "
+            "and check that `nvidia-smi` lists the card"
+        )
+    return torch.device(wanted)
+
+
+def build_agent(spec: RunSpec, env: VecEnv, *, seed: int, device: torch.device) -> PPO | DQN:
+    """A fresh agent for ``env``; global random states are seeded with ``seed``, as SB3 does."""
+    settings = spec.agent
+    common: dict[str, Any] = {
+        "policy": "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy",
+        "env": env,
+        "gamma": settings.gamma,
+        "learning_rate": _learning_rate(settings),
+        "max_grad_norm": settings.max_grad_norm,
+        "policy_kwargs": _policy_kwargs(settings, env),
+        "mitigations": build_mitigations(spec),
+        "initialisation": settings.network.initialisation,
+        "seed": seed,
+        "device": device,
+    }
+    if isinstance(settings, DQNSpec):
+        return DQN(
+            n_steps=settings.n_step_returns,
+            **_fields(settings, set(DQNSpec.model_fields) - {"n_step_returns"}),
+            **common,
+        )
+    return PPO(**_fields(settings, set(PPOSpec.model_fields)), **common)
+
+
+def build_mitigations(spec: RunSpec) -> list[Mitigation]:
+    """The mitigations that the spec names.
+
+    Raises:
+        SpecError: an unknown name or setting.
+    """
+    built = []
+    for name, settings in spec.mitigations.items():
+        kind = MITIGATIONS[_named(name, MITIGATIONS, "mitigations")]
+        known = [parameter for parameter in inspect.signature(kind).parameters]
+        for key in settings:
+            _named(key, known, f"mitigations.{name}")
+        try:
+            built.append(kind(**settings))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"mitigations.{name}: {error}") from None
+    return built
+
+
+def check_algorithm_fits(spec: RunSpec, sequence: TaskSequence) -> None:
+    """Refuse a sequence that the algorithm cannot act in.
+
+    Raises:
+        SpecError: DQN with anything but discrete actions.
+    """
+    space = sequence.action_space
+    if isinstance(spec.agent, DQNSpec) and not isinstance(space, spaces.Discrete):
+        raise SpecError(
+            f"agent.algorithm: dqn needs discrete actions, but the tasks of {spec.name} have {space}; "
+            'use algorithm = "ppo"'
+        )
+
+
+def _learning_rate(settings: AgentSpec) -> Any:
+    end = settings.learning_rate_end
+    if end is None:
+        return settings.learning_rate
+    start = settings.learning_rate
+
+    def linear(progress_remaining: float) -> float:
+        return end + (start - end) * progress_remaining
+
+    return linear
+
+
+def _policy_kwargs(settings: AgentSpec, env: VecEnv) -> dict[str, Any]:
+    network = settings.network
+    hidden = list(network.hidden)
+    kwargs: dict[str, Any] = {
+        "net_arch": {"pi": hidden, "vf": hidden} if isinstance(settings, PPOSpec) else hidden,
+        "optimizer_class": _OPTIMIZERS[settings.optimizer.name],
+        "optimizer_kwargs": _optimizer_kwargs(settings.optimizer, 1e-5 if isinstance(settings, PPOSpec) else 1e-8),
+    }
+    if network.activation is not None:
+        kwargs["activation_fn"] = network.activation
+    if not isinstance(env.observation_space, spaces.Dict):  # for those, SB3's CombinedExtractor
+        kwargs["features_extractor_class"] = network.extractor
+    if isinstance(settings, PPOSpec):
+        kwargs["share_features_extractor"] = network.shared_extractor
+        if isinstance(env.action_space, spaces.Box):
+            kwargs["log_std_init"] = network.log_std_init
+    return kwargs
+
+
+def _optimizer_kwargs(settings: OptimizerSpec, default_eps: float) -> dict[str, Any]:
+    if settings.name == "sgd":
+        return {"momentum": settings.momentum, "fused": settings.fused}
+    eps = default_eps if settings.eps is None else settings.eps
+    return {"betas": settings.betas, "eps": eps, "fused": settings.fused}
+
+
+_OWN_FIELDS = {"algorithm", "n_envs", "network", "optimizer", "learning_rate", "learning_rate_end", "gamma", "max_grad_norm"}
+
+
+def _fields(settings: AgentSpec, names: set[str]) -> dict[str, Any]:
+    """The settings that SB3's constructor calls by the same name."""
+    return {name: getattr(settings, name) for name in sorted(names - _OWN_FIELDS)}
+
+
+def _named(name: str, known: Iterable[str], where: str) -> str:
+    """``name`` if it is known.
+
+    Raises:
+        SpecError: it is not; the text has the nearest names.
+    """
+    known = list(known)
+    if name not in known:
+        raise SpecError(f"{where}: there is no {name!r}{did_you_mean(name, known)}")
+    return name

@@ -1,0 +1,98 @@
+"""What happens during training beside the learning: episodes are written down, progress is told, Ctrl-C is heard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from .errors import RunInterrupted
+from .logs import EpisodeCsv
+from .progress import Report, Reporter
+from .summary import task_return
+
+if TYPE_CHECKING:
+    from .training import Plan
+
+InterruptRequested = Callable[[], bool]
+
+
+class RunMonitor(BaseCallback):
+    """Watches one task: writes episodes.csv, reports progress, stops between rollouts when asked to."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        task: int,
+        run: str,
+        episodes: EpisodeCsv,
+        report: Reporter,
+        interrupted: InterruptRequested,
+        started: tuple[float, int],
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.task = task
+        self.run_id = run
+        self.episodes = episodes
+        self.report = report
+        self.interrupted = interrupted
+        self.started = started
+        self.returns: list[tuple[int, float]] = []
+        """Environment step and return of every episode of this task."""
+        self._next_report = 0.0
+
+    def _on_rollout_start(self) -> None:
+        if self.interrupted():
+            raise RunInterrupted
+        self._tell()
+
+    def _on_step(self) -> bool:
+        dones: np.ndarray[Any, np.dtype[np.bool_]] = self.locals["dones"]
+        if dones.any():
+            for index in np.flatnonzero(dones):
+                episode = self.locals["infos"][index]["episode"]
+                self.returns.append((self.num_timesteps, episode["r"]))
+                self.episodes.write(self.num_timesteps, self.task, episode)
+        return True
+
+    def _on_training_end(self) -> None:
+        self.episodes.flush()
+        self._log_switch()
+        self._tell(force=True)
+
+    def _log_switch(self) -> None:
+        """What the task that ends here came to: its first and last tenth, by environment steps."""
+        first, last = self.plan.boundaries[self.task : self.task + 2]
+        came_to = task_return(self.task, self.returns, first, last)
+        self.logger.record("switch/task", self.task)
+        for name in ("first_tenth", "last_tenth"):
+            value = getattr(came_to, name)
+            if value is not None:
+                self.logger.record(f"switch/return_{name}", value)
+        self.logger.dump(self.num_timesteps)
+
+    def _tell(self, force: bool = False) -> None:
+        """Report how far the run is, a few times a second at most."""
+        now = time.monotonic()
+        if now < self._next_report and not force:
+            return
+        self._next_report = now + 0.25
+        self.episodes.flush()
+        began, steps_then = self.started
+        recent = [result for _, result in self.returns[-20:]]
+        self.report(
+            Report(
+                run=self.run_id,
+                task=self.task + 1,
+                tasks=len(self.plan.sequence),
+                task_name=self.plan.sequence[self.task].name,
+                steps=self.model.num_timesteps,
+                total_steps=self.plan.boundaries[-1],
+                steps_per_second=(self.model.num_timesteps - steps_then) / max(now - began, 1e-9),
+                last_return=float(np.mean(recent)) if recent else None,
+            )
+        )

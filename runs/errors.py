@@ -1,0 +1,21 @@
+"""What can go wrong in a run for a reason that the person at the keyboard can mend."""
+
+
+class RunError(ValueError):
+    """Base of the errors whose text is meant for a person: the command line prints it and exits with 2."""
+
+
+class SpecError(RunError):
+    """A preset, an arm, a setting or a file of settings that is not understood."""
+
+
+class RunFolderError(RunError):
+    """A run folder that cannot be created, read, or continued."""
+
+
+class DeviceError(RunError):
+    """A device that this machine does not have."""
+
+
+class RunInterrupted(Exception):  # noqa: N818 - it is not an error: a person asked for it
+    """Raised between two rollouts after Ctrl-C, so that the agent is saved in a consistent state."""

@@ -1,0 +1,231 @@
+"""RunFolder: where a run keeps its files. The only module that knows their names.
+
+::
+
+    results/<run id>/
+        run.toml         the resolved spec
+        manifest.json    schema version, status, seed, versions, git commit, command line
+        progress.csv     one row per log entry, over environment steps
+        episodes.csv     one row per training episode
+        tb/              TensorBoard
+        checkpoints/     one folder per checkpoint, named by its environment step
+        snapshots/       one .npz per measured moment
+        error.txt        traceback of an error that nobody foresaw, if there was one
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import RunFolderError, SpecError
+from .presets import dump, validate
+from .spec import RunSpec
+
+SCHEMA_VERSION = 1
+"""Of the folder as a whole; raised when a reader of an older folder would misread a newer one."""
+
+Status = Literal["running", "complete", "interrupted", "failed"]
+
+_PACKAGES = ("pliant", "torch", "stable-baselines3", "gymnasium", "minigrid", "mujoco", "numpy", "tensorboard")
+
+
+class RunFolder:
+    """The files of one run. Made by :meth:`create`, found again by :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: Path, spec: RunSpec, boundaries: Sequence[int]) -> RunFolder:
+        """Make a new folder under ``out``; an existing one is never touched.
+
+        Args:
+            out: where run folders are kept; made if it is not there.
+            spec: the resolved spec.
+            boundaries: environment steps of the run at the start of each task, and at the end of the last.
+
+        Raises:
+            RunFolderError: ``out`` cannot be written.
+        """
+        stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
+        stem = f"{spec.name}-{spec.arm}-s{spec.seed}-{stamp}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path = _make_first_free(out, stem)
+        except OSError as error:
+            raise RunFolderError(
+                f"no run can be written to {str(out)!r}: {error.strerror}; name another folder with --out"
+            ) from None
+        folder = cls(path)
+        write_atomically(folder.spec_file, dump(spec))
+        folder.write_manifest(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "id": path.name,
+                "status": "running",
+                "preset": spec.name,
+                "arm": spec.arm,
+                "seed": spec.seed,
+                "boundaries": list(boundaries),
+                "created": _now(),
+                "command": sys.argv,
+                "python": platform.python_version(),
+                "versions": _versions(),
+                "git_commit": _git_commit(),
+            }
+        )
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of an earlier run.
+
+        Raises:
+            RunFolderError: it is not one, or was written by a newer pliant.
+        """
+        folder = cls(path)
+        version = folder.read_manifest().get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RunFolderError(
+                f"{str(path)!r} has schema version {version!r}, this pliant reads {SCHEMA_VERSION}; "
+                "open it with the pliant named under 'versions' in its manifest.json"
+            )
+        return folder
+
+    # Where things are -----------------------------------------------------------------------------------------
+
+    @property
+    def spec_file(self) -> Path:
+        """The resolved spec."""
+        return self.path / "run.toml"
+
+    @property
+    def progress_file(self) -> Path:
+        """One row per log entry."""
+        return self.path / "progress.csv"
+
+    @property
+    def episodes_file(self) -> Path:
+        """One row per training episode."""
+        return self.path / "episodes.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder that TensorBoard opens."""
+        return self.path / "tb"
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of measured moments."""
+        return self.path / "snapshots"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, steps: int) -> Path:
+        """The checkpoint after ``steps`` environment steps."""
+        return self.checkpoints / f"{steps:012d}"
+
+    def checkpoint_list(self) -> list[Path]:
+        """All complete checkpoints, oldest first."""
+        return sorted(path for path in self.checkpoints.glob("*") if path.is_dir() and path.name.isdecimal())
+
+    # What is in them ------------------------------------------------------------------------------------------
+
+    def read_spec(self) -> RunSpec:
+        """The spec that this run was started with."""
+        try:
+            return validate(tomllib.loads(self.spec_file.read_text(encoding="utf-8")), source=str(self.spec_file))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SpecError(f"{str(self.spec_file)!r} cannot be read: {error}") from None
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What the run says of itself."""
+        path = self.path / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(f"{str(self.path)!r} is not a run folder: it has no {path.name}") from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{str(path)!r} cannot be read: {error}") from None
+        if not isinstance(manifest, dict):
+            raise RunFolderError(f"{str(path)!r} is damaged: it holds no table")
+        return manifest
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replace what the run says of itself."""
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+    def set_status(self, status: Status, **more: Any) -> None:
+        """Record how the run stands, with the time and whatever else is to be said."""
+        self.write_manifest({**self.read_manifest(), "status": status, "updated": _now(), **more})
+
+    def write_traceback(self, text: str) -> Path:
+        """Keep the traceback of an error that nobody foresaw."""
+        path = self.path / "error.txt"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write the whole of ``text`` or nothing: to a temporary name, synced, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _make_first_free(out: Path, stem: str) -> Path:
+    """Two runs of the same second meet here: mkdir is the lock, the later one gets a number."""
+    number = 1
+    while True:
+        path = out / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the working folder, marked where it has uncommitted changes; None outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

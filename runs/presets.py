@@ -1,0 +1,201 @@
+"""From a preset's name (or a TOML file), an arm and ``--set`` to a RunSpec, with errors that name the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from .errors import SpecError
+from .spec import RunSpec
+
+Table = dict[str, Any]
+
+_ARMS = "arms"
+"""The name of the file, and of the table, that defines the arms."""
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets, in alphabetical order."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in resources.files(f"{__package__}.specs").iterdir()
+        if entry.name.endswith(".toml") and entry.name != f"{_ARMS}.toml"
+    )
+
+
+def load_spec(preset: str, *, arm: str | None = None, settings: Sequence[str] = (), seed: int | None = None) -> RunSpec:
+    """Resolve a preset into a validated spec.
+
+    The order, each laid over the one before: the preset, its arm (the one shipped in ``specs/arms.toml`` under
+    the preset's own table of that name), ``settings``.
+
+    Args:
+        preset: name of a shipped preset, or path of a TOML file.
+        arm: named set of mitigations; the preset's own choice if None.
+        settings: ``"dotted.key=value"``, the value in TOML.
+        seed: seed of the run; the preset's if None.
+
+    Raises:
+        SpecError: anything in it is unknown or invalid; the text says what and which names exist.
+    """
+    table = _read(preset)
+    table.setdefault("name", Path(preset).stem)
+    arms = merge(_shipped(_ARMS), table.pop(_ARMS, {}))
+    chosen = arm or table.get("arm", "bp")
+    if chosen not in arms:
+        raise SpecError(f"there is no arm {chosen!r} in {preset!r}{did_you_mean(chosen, arms)}")
+    table = merge(table, arms[chosen])
+    table["arm"] = chosen
+    for setting in settings:
+        _assign(table, setting)
+    if seed is not None:
+        table["seed"] = seed
+    return validate(table, source=preset)
+
+
+def arm_names(preset: str) -> list[str]:
+    """The arms of a preset: the shipped ones and its own."""
+    return list(merge(_shipped(_ARMS), _read(preset).get(_ARMS, {})))
+
+
+def validate(table: Table, *, source: str) -> RunSpec:
+    """Build the spec of ``table``; ``source`` is what the error calls it."""
+    try:
+        # Through JSON, so that strict types accept a list where a tuple is meant, and nothing else.
+        return RunSpec.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors(include_url=False)]
+        raise SpecError("\n".join([f"{source} is not a valid spec:", *(f"  {line}" for line in lines)])) from None
+
+
+def dump(spec: RunSpec) -> str:
+    """The resolved spec as TOML; ``validate(tomllib.loads(text))`` gives the spec back."""
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """``base`` with ``over`` laid on it, table by table; anything but a table is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error's sentence: the nearest known names, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    return f"; known: {', '.join(known)}." if known else "."
+
+
+def _read(preset: str) -> Table:
+    if preset.endswith(".toml"):
+        try:
+            return tomllib.loads(Path(preset).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SpecError(f"there is no file {preset!r}; `train-agent --list` names the shipped presets") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{preset!r} cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"{preset!r} is not valid TOML: {error}") from None
+    names = preset_names()
+    if preset not in names:
+        raise SpecError(
+            f"there is no preset {preset!r}{did_you_mean(preset, names)} "
+            "A file of your own is named with its ending: my-spec.toml"
+        )
+    return _shipped(preset)
+
+
+def _shipped(name: str) -> Table:
+    return tomllib.loads((resources.files(f"{__package__}.specs") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _assign(table: Table, setting: str) -> None:
+    """Put the value of ``a.b.c=value`` into ``table``; a number names a place in a list."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"--set {setting!r} is not of the form key.key=value, for example agent.learning_rate=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string, so that --set schedule=whole-run needs no quotes
+    *path, last = key.strip().split(".")
+    place: Any = table
+    for name in path:
+        if isinstance(place, list):
+            place = place[_index(place, name, setting)]
+        else:
+            place = place.setdefault(name, {})
+        if not isinstance(place, (dict, list)):
+            raise SpecError(f"--set {setting!r}: {name!r} is a value, not a table")
+    if isinstance(place, list):
+        place[_index(place, last, setting)] = value
+    else:
+        place[last] = value
+
+
+def _index(place: Sequence[Any], name: str, setting: str) -> int:
+    if not name.isdecimal() or int(name) >= len(place):
+        raise SpecError(f"--set {setting!r}: {name!r} is not a place in a list of {len(place)}, counted from 0")
+    return int(name)
+
+
+def _explain(detail: Any) -> str:
+    """One line about one thing that pydantic refused."""
+    location = [str(part) for part in detail["loc"]]
+    model, path = _descend(location)
+    where = ".".join(path) or "the spec"
+    match detail["type"]:
+        case "extra_forbidden":
+            known = list(model.model_fields) if model else []
+            return f"{where}: unknown key{did_you_mean(path[-1], known)}"
+        case "missing" | "union_tag_not_found":
+            return f"{where}: missing" + (" algorithm: 'ppo' or 'dqn'" if "union" in detail["type"] else "")
+        case "union_tag_invalid":
+            return f"{where}.algorithm: expected 'ppo' or 'dqn', got {detail['ctx']['tag']!r}"
+        case "value_error":
+            return f"{where}: {detail['ctx']['error']}"
+    return f"{where}: {detail['msg']}, got {_short(detail['input'])}"
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _descend(location: Iterable[str]) -> tuple[type[BaseModel] | None, list[str]]:
+    """The innermost model that ``location`` reaches, and the location without pydantic's union tags."""
+    model: type[BaseModel] | None = RunSpec
+    path: list[str] = []
+    candidates: dict[str, type[BaseModel]] = {}
+    for part in location:
+        if part in candidates:  # a union's tag: not a key that anybody wrote
+            model, candidates = candidates[part], {}
+            continue
+        path.append(part)
+        field = model.model_fields.get(part) if model else None
+        models = _models(field.annotation) if field else []
+        if len(models) == 1:
+            model = models[0]
+        elif models:
+            candidates = {get_args(m.model_fields["algorithm"].annotation)[0]: m for m in models}
+    return model, path
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -1,0 +1,50 @@
+"""What a run came to, read from its files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TaskReturn:
+    """Training returns of one task; None where no episode ended."""
+
+    task: int
+    episodes: int
+    first_tenth: float | None
+    """Mean return of the episodes that ended in the first tenth of the task's environment steps."""
+    last_tenth: float | None
+
+
+def task_return(task: int, episodes: Sequence[tuple[int, float]], first: int, last: int) -> TaskReturn:
+    """Sum up a task that takes the environment steps from ``first`` to ``last``.
+
+    Args:
+        task: its index.
+        episodes: environment step of the run, and return, of every episode of the task.
+        first: environment steps of the run before the task.
+        last: environment steps of the run after it.
+    """
+    tenth = (last - first) / 10
+    early = [result for step, result in episodes if step <= first + tenth]
+    late = [result for step, result in episodes if step > last - tenth]
+    return TaskReturn(task, len(episodes), _mean(early), _mean(late))
+
+
+def task_returns(folder: RunFolder) -> list[TaskReturn]:
+    """One row per task that has seen the end of an episode."""
+    episodes: dict[int, list[tuple[int, float]]] = {}
+    with folder.episodes_file.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            episodes.setdefault(int(row["task"]), []).append((int(row["env_steps"]), float(row["return"])))
+    spans = list(pairwise(folder.read_manifest()["boundaries"]))
+    return [task_return(task, rows, *spans[task]) for task, rows in sorted(episodes.items())]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,132 @@
+"""Specs: what a preset, an arm and --set come to."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pliant.runs.errors import SpecError
+from pliant.runs.presets import arm_names, dump, load_spec, merge, preset_names, validate
+from pliant.runs.spec import DQNSpec, PPOSpec
+
+EVERY = pytest.mark.parametrize("name", preset_names())
+
+
+@EVERY
+def test_every_preset_says_what_it_is_and_has_the_paper_s_arm(name: str) -> None:
+    spec = load_spec(name)
+    assert spec.name == name
+    assert spec.description
+    assert spec.arm == "l2-er"
+    assert set(spec.mitigations) == {"l2", "effective-rank"}
+
+
+@EVERY
+def test_every_preset_has_every_arm(name: str) -> None:
+    assert {"bp", "l2", "er", "l2-er", "reset"} <= set(arm_names(name))
+    for arm in arm_names(name):
+        spec = load_spec(name, arm=arm)
+        assert spec.reset == (arm == "reset")
+        assert set(spec.mitigations) <= {"l2", "effective-rank"}
+
+
+@EVERY
+def test_a_resolved_spec_comes_back_from_its_own_toml(name: str) -> None:
+    spec = load_spec(name, seed=3)
+    assert validate(tomllib.loads(dump(spec)), source=name) == spec
+
+
+def test_the_paper_s_ant_has_the_paper_s_settings() -> None:
+    spec = load_spec("slippery-ant")
+    agent = spec.agent
+    assert isinstance(agent, PPOSpec)
+    assert (agent.n_steps, agent.batch_size, agent.n_epochs, agent.learning_rate) == (2048, 16, 10, 1e-4)
+    assert (agent.vf_coef, agent.ent_coef, agent.max_grad_norm) == (1.0, 0.01, float("inf"))
+    assert agent.network.hidden == (256,)
+    assert agent.network.initialisation == "lecun-uniform"
+    assert load_spec("slippery-ant", arm="bp").agent.optimizer.betas == (0.9, 0.999)
+    for arm in ("l2", "er", "l2-er"):
+        assert load_spec("slippery-ant", arm=arm).agent.optimizer.betas == (0.99, 0.99)
+    assert spec.mitigations["effective-rank"]["step"] == 1e-6
+    assert spec.mitigations["effective-rank"]["mode"] == "raw"
+    assert spec.mitigations["l2"]["strength"] == 1e-3
+    assert load_spec("slippery-ant", arm="er").mitigations["effective-rank"]["step"] == 1e-7
+
+
+def test_settings_are_laid_over_the_arm_and_typed_by_toml() -> None:
+    spec = load_spec(
+        "cartpole-offset",
+        arm="l2",
+        settings=["mitigations.l2.strength=1e-4", "schedule=whole-run", "agent.network.hidden=[8]", "tasks.count=2"],
+        seed=7,
+    )
+    assert spec.mitigations == {"l2": {"strength": 1e-4}}
+    assert spec.schedule == "whole-run"
+    assert spec.agent.network.hidden == (8,)
+    assert spec.seed == 7
+    assert len(spec.tasks.build(0)) == 2
+
+
+def test_a_number_names_a_place_in_a_list() -> None:
+    spec = load_spec("minigrid-rooms", settings=["tasks.list.1.env=MiniGrid-DoorKey-6x6-v0"])
+    assert spec.tasks.list[1]["env"] == "MiniGrid-DoorKey-6x6-v0"
+
+
+def test_a_file_of_one_s_own_is_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[tasks]\nenv = "CartPole-v1"\nlength = 100\n[agent]\nalgorithm = "dqn"\n', encoding="utf-8")
+    spec = load_spec(str(path))
+    assert (spec.name, spec.arm) == ("mine", "bp")
+    assert isinstance(spec.agent, DQNSpec)
+
+
+def test_a_task_is_rounded_up_to_whole_rollouts() -> None:
+    spec = load_spec("cartpole-offset")
+    assert spec.rollout_steps == 2048
+    assert [spec.task_steps(length) for length in (1, 2048, 2049)] == [2048, 2048, 4096]
+    assert load_spec("minigrid-dqn").rollout_steps == 4
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("abc"), st.integers())))
+def test_merging_with_nothing_changes_nothing(table: dict[str, object]) -> None:
+    assert merge(table, {}) == merge({}, table) == merge(table, table) == table
+
+
+REFUSED = {
+    "an unknown preset": (("quickstrat", None, []), ["no preset 'quickstrat'", "'quickstart'"]),
+    "a missing file": (("nowhere.toml", None, []), ["no file 'nowhere.toml'", "--list"]),
+    "an unknown arm": (("quickstart", "l2er", []), ["no arm 'l2er'", "'l2-er'"]),
+    "an unknown key": (("quickstart", None, ["agent.learning_rat=1"]), ["agent.learning_rat", "'learning_rate'"]),
+    "an unknown table": (("quickstart", None, ["agnet.gamma=1.0"]), ["agnet", "'agent'"]),
+    "a wrong type": (("quickstart", None, ["agent.n_steps='many'"]), ["agent.n_steps", "integer", "'many'"]),
+    "a float for an integer": (("quickstart", None, ["agent.n_steps=512.0"]), ["agent.n_steps", "512.0"]),
+    "a negative number": (("quickstart", None, ["agent.n_steps=-1"]), ["agent.n_steps", "greater than 0", "-1"]),
+    "not a number": (("quickstart", None, ["agent.learning_rate=nan"]), ["agent.learning_rate"]),
+    "a fraction above one": (("quickstart", None, ["agent.gamma=1.5"]), ["agent.gamma", "less than or equal to 1"]),
+    "an unknown algorithm": (("quickstart", None, ["agent.algorithm=sac"]), ["agent.algorithm", "'ppo' or 'dqn'"]),
+    "a key of the other algorithm": (("minigrid-dqn", None, ["agent.n_epochs=4"]), ["agent.n_epochs", "unknown key"]),
+    "a batch that does not divide": (("quickstart", None, ["agent.batch_size=100"]), ["100", "2048", "divide"]),
+    "a batch above the rollout": (("quickstart", None, ["agent.batch_size=4096"]), ["4096", "2048"]),
+    "a setting without value": (("quickstart", None, ["agent.gamma"]), ["--set 'agent.gamma'", "key.key=value"]),
+    "a setting below a value": (("quickstart", None, ["arm.x=1"]), ["'arm' is a value"]),
+    "a place beyond a list": (("minigrid-rooms", None, ["tasks.list.9.env=x"]), ["'9'", "list of 6"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused_by_name(arguments: tuple[str, str | None, list[str]], said: list[str]) -> None:
+    preset, arm, settings = arguments
+    with pytest.raises(SpecError) as caught:
+        load_spec(preset, arm=arm, settings=settings)
+    for text in said:
+        assert text in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = = 1", encoding="utf-8")
+    with pytest.raises(SpecError, match="not valid TOML.*line 1"):
+        load_spec(str(path))
