@@ -1,1 +1,38 @@
-"""."""
+"""The learners: stable-baselines3's PPO and DQN with a named loss and mitigations."""
+
+from .base import Agent
+from .dqn import DQN
+from .effective_rank import effective_rank
+from .errors import AgentError, InvalidSetting, NonFiniteLoss, UnsupportedSpace
+from .mitigations import L2, MITIGATIONS, EffectiveRank, Mitigation
+from .networks import ACTIVATIONS, FEATURES_EXTRACTORS, INITIALISATIONS, ScaledFlatten, SmallCNN
+from .ppo import PPO
+from .types import DQNBatch, Loss, Objective, PPOBatch, Update
+
+AGENTS: dict[str, type[PPO] | type[DQN]] = {"ppo": PPO, "dqn": DQN}
+
+__all__ = [
+    "ACTIVATIONS",
+    "AGENTS",
+    "DQN",
+    "FEATURES_EXTRACTORS",
+    "INITIALISATIONS",
+    "L2",
+    "MITIGATIONS",
+    "PPO",
+    "Agent",
+    "AgentError",
+    "DQNBatch",
+    "EffectiveRank",
+    "InvalidSetting",
+    "Loss",
+    "Mitigation",
+    "NonFiniteLoss",
+    "Objective",
+    "PPOBatch",
+    "ScaledFlatten",
+    "SmallCNN",
+    "UnsupportedSpace",
+    "Update",
+    "effective_rank",
+]

@@ -1,0 +1,225 @@
+"""What every agent adds to stable-baselines3: mitigations, a named loss, and windows for the instruments."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from .errors import AgentError, InvalidSetting, NonFiniteLoss
+from .features import recorded
+from .mitigations.base import Mitigation
+from .networks import INITIALISATIONS, initialise, named, resolve_names
+from .randomness import isolated_randomness
+from .types import Loss, Objective, Observations
+
+# Options of the optimiser that mitigations own; see `Agent.set_parameters`.
+_DECAY_OPTIONS = ("weight_decay", "decoupled_weight_decay")
+
+
+class Agent(BaseAlgorithm):
+    """Mixed into an SB3 algorithm, in front of it: ``class PPO(Agent, stable_baselines3.PPO)``.
+
+    Takes that algorithm's arguments and these:
+
+    Args:
+        mitigations: applied in this order; each object belongs to one agent. With none the agent is
+            bit-identical to stable-baselines3.
+        initialisation: a name of ``INITIALISATIONS``; redraws the weights once the policy is built.
+
+    In ``policy_kwargs``, ``activation_fn`` and ``features_extractor_class`` may also be names of
+    ``ACTIVATIONS`` and ``FEATURES_EXTRACTORS``.
+    """
+
+    name: ClassVar[str]
+    max_grad_norm: float
+
+    def __init__(
+        self,
+        *args: Any,
+        mitigations: Sequence[Mitigation] = (),
+        initialisation: str = "sb3",
+        **kwargs: Any,
+    ) -> None:
+        for mitigation in mitigations:
+            if not isinstance(mitigation, Mitigation):
+                raise InvalidSetting(
+                    f"mitigations must hold Mitigation objects, for example L2(1e-3), not {mitigation!r}."
+                )
+        named(INITIALISATIONS, initialisation, "initialisation")
+        self.mitigations = list(mitigations)
+        self.initialisation = initialisation
+        self.gradient_updates = 0
+        self._schedule_window: tuple[int, int] | None = None
+        super().__init__(*args, **kwargs)
+
+    # What each agent defines ------------------------------------------------------------------------------
+
+    def prepare(self, samples: Any) -> Any:
+        """SB3's samples -> the constants of the loss, a batch."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Loss:
+        """The loss that training descends: pure in (parameters, batch) and a mean over samples."""
+        raise NotImplementedError
+
+    def objectives(self, unclipped: bool = False) -> dict[str, Objective]:
+        """The parts of the loss, each with its parameters, for instruments of curvature."""
+        raise NotImplementedError
+
+    def gather(self, env: GymEnv, samples: int, seed: int) -> Any:
+        """A batch of fresh data of ``env`` under the present policy; everything else is left as it was."""
+        raise NotImplementedError
+
+    def hidden_layers(self) -> dict[str, nn.Module]:
+        """The activation modules, by ``"<network>/<depth>"``."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, dict[str, nn.Parameter]]:
+        """The trained parameters by network, then by their name in the policy."""
+        raise NotImplementedError
+
+    def _forward_hidden(self, observations: Observations) -> None:
+        """Run every hidden layer once."""
+        raise NotImplementedError
+
+    # What all agents share --------------------------------------------------------------------------------
+
+    def observations(self, batch: Any) -> Observations:
+        """The observations of a batch."""
+        observations: Observations = batch.observations
+        return observations
+
+    def features(self, observations: Observations) -> dict[str, Tensor]:
+        """Post-activation features of every hidden layer, differentiable, from one forward pass.
+
+        Args:
+            observations: as in a batch, ``[B, ...]``.
+
+        Returns:
+            By ``"<network>/<depth>"`` (``"actor/0"``, ``"q/1"``), ``[B, width]``; convolutional layers with
+            space flattened into samples, ``[B H W, C]``.
+        """
+        layers = self.hidden_layers()
+        with recorded(layers) as features:
+            self._forward_hidden(observations)
+        return {name: features[name] for name in layers}
+
+    def start_task(self, task: int) -> None:
+        """Tell the mitigations that task number ``task`` (from 0) begins."""
+        for mitigation in self.mitigations:
+            mitigation.on_task_start(self, task)
+
+    def schedule_over(self, start: int, end: int) -> None:
+        """Let every schedule (learning rate, clip range, exploration) run from 1 to 0 over a window.
+
+        Without a call, progress runs over each ``learn()``, as in stable-baselines3.
+
+        Args:
+            start: environment step, counted as ``num_timesteps``, at which progress remaining is 1.
+            end: environment step at which it is 0. Outside the window it stays at the nearer end.
+        """
+        if end <= start:
+            raise InvalidSetting(f"schedule_over needs start < end, not {start} and {end}.")
+        self._schedule_window = (start, end)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        if self._schedule_window is None:
+            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+            return
+        start, end = self._schedule_window
+        self._current_progress_remaining = 1.0 - min(max((num_timesteps - start) / (end - start), 0.0), 1.0)
+
+    # Hooks of stable-baselines3 ---------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        given = self.policy_kwargs
+        built = resolve_names(given)
+        for mitigation in self.mitigations:
+            built = mitigation.build(built, self.name)
+        self.policy_kwargs = built
+        try:
+            super()._setup_model()  # type: ignore[safe-super]
+        finally:
+            self.policy_kwargs = given  # what is saved, so that loading builds from it once, not twice
+        initialise(self.policy, self.initialisation)
+        for mitigation in self.mitigations:
+            mitigation.attach(self)
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """As SB3's; weight decay stays as the agent's own mitigations set it, whatever the file says."""
+        groups = self.policy.optimizer.param_groups
+        own = [{key: group[key] for key in _DECAY_OPTIONS if key in group} for group in groups]
+        super().set_parameters(*args, **kwargs)
+        for group, options in zip(self.policy.optimizer.param_groups, own, strict=True):
+            group.update(options)
+
+    def dump_logs(self, *args: Any) -> None:
+        """As SB3's, after recording the mitigations' values as ``plasticity/*``."""
+        for mitigation in self.mitigations:
+            for key, value in mitigation.values().items():
+                self.logger.record(f"plasticity/{key}", value)
+        super().dump_logs(*args)
+
+    # Helpers for train() and gather() ---------------------------------------------------------------------
+
+    def _penalties(self, observations: Observations) -> dict[str, Tensor]:
+        """The mitigations' penalties on this minibatch, by the name an error would give them."""
+        penalties = {
+            f"the penalty of {type(mitigation).__name__}": mitigation.penalty(self, observations)
+            for mitigation in self.mitigations
+        }
+        return {name: penalty for name, penalty in penalties.items() if penalty is not None}
+
+    def _descend(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:
+        """One optimiser step down ``loss``; returns the norm of the gradient before clipping."""
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        # foreach: the same arithmetic without a Python loop over parameters
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True).item()
+        self._require_finite({"the gradient": norm}, ["the gradient"])
+        optimizer.step()
+        self.gradient_updates += 1
+        return norm
+
+    def _require_finite(self, numbers: dict[str, float], quantities: Iterable[str]) -> None:
+        for quantity in quantities:
+            if not math.isfinite(numbers[quantity]):
+                raise NonFiniteLoss(quantity, self.gradient_updates)
+
+    def _separate(self, env: GymEnv) -> VecEnv:
+        """``env`` as SB3 would wrap it, checked to fit the agent and not to be the one it trains in."""
+        wrapped = self._wrap_env(env, verbose=0)
+        check_for_correct_spaces(wrapped, self.observation_space, self.action_space)
+        if self.env is not None and wrapped.unwrapped is self.env.unwrapped:
+            raise AgentError(
+                "gather() was given the training environment and would disturb its episodes; "
+                "make a second environment of the same task for it."
+            )
+        return wrapped
+
+    @contextmanager
+    def _undisturbed(self, seed: int) -> Iterator[None]:
+        """Seeded randomness and evaluation mode within the block; both as they were after it."""
+        modes = [(module, module.training) for module in self.policy.modules()]
+        with isolated_randomness(seed), torch.no_grad():
+            try:
+                self.policy.set_training_mode(False)
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+
+def scalars(tensors: dict[str, Tensor]) -> dict[str, float]:
+    """Scalar tensors as Python floats, in one transfer from their device."""
+    with torch.no_grad():
+        return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))

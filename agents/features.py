@@ -1,0 +1,56 @@
+"""The hidden layers of a network: its post-activation features, recorded by forward hooks."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def hidden_activations(modules: Iterable[nn.Module], activation_fn: type[nn.Module]) -> list[nn.Module]:
+    """The activation modules within ``modules``, in the order in which they were built.
+
+    Args:
+        modules: the parts of one network, from input to output.
+        activation_fn: the policy's own activation, so that a custom one is found beside torch's.
+    """
+    return [child for module in modules for child in module.modules() if _is_activation(child, activation_fn)]
+
+
+def _is_activation(module: nn.Module, activation_fn: type[nn.Module]) -> bool:
+    return isinstance(module, activation_fn) or type(module).__module__ == "torch.nn.modules.activation"
+
+
+@contextmanager
+def recorded(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Within the block, a forward pass stores each layer's output under its name, as ``[samples, width]``.
+
+    Example:
+        >>> import torch
+        >>> relu = nn.ReLU()
+        >>> with recorded({"q/0": relu}) as features:
+        ...     _ = relu(torch.tensor([[-1.0, 2.0]]))
+        >>> features["q/0"]
+        tensor([[0., 2.]])
+    """
+    features: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        features[name] = as_samples(output)
+
+    def hook(name: str) -> Any:
+        return lambda _module, _inputs, output: keep(name, output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in layers.items()]
+    try:
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_samples(output: Tensor) -> Tensor:
+    """A layer's output as a feature matrix: ``[B, D]`` stays, ``[B, C, H, W]`` becomes ``[B H W, C]``."""
+    if output.ndim <= 2:
+        return output
+    return output.movedim(1, -1).flatten(0, -2)

@@ -1,0 +1,159 @@
+"""ER: keep the effective rank of the hidden features high."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..effective_rank import effective_rank
+from ..errors import InvalidSetting
+from ..types import Observations, Update
+from .base import Mitigation
+
+if TYPE_CHECKING:
+    from ..base import Agent
+
+_MODES = ("relative", "raw", "penalty")
+
+
+@dataclass
+class EffectiveRank(Mitigation):
+    """Raise ``sum over networks of the mean over its hidden layers of effective_rank(features)``.
+
+    The networks are actor and critic (PPO), a features extractor that they share, or the Q-network. Effective
+    rank does not change when features shrink, so its gradient grows without bound as they die: a raw step
+    then destroys the network (measured: weight norms of 1e5 and more). Hence the modes:
+
+    - ``"relative"``: a plain gradient-ascent step beside the optimiser, for each network on its own, of
+      length ``step`` times the norm of that network's parameters. Nothing happens where the gradient is zero.
+    - ``"raw"``: the reference's step of size ``step`` along the gradient (plain SGD, not through Adam).
+    - ``"penalty"``: ``-step`` times the objective is part of the descended loss of every minibatch.
+
+    A gradient that is not finite is never followed.
+
+    Strengths: the paper (arXiv 2509.22335, Slippery Ant) took raw steps once per epoch, of 1e-6 with L2 and
+    1e-7 without, searched in 1e-7..1e-5. Relative steps of 1e-3, three per epoch, held up in our CartPole
+    runs with drifting observations, where 3e-3 was too long.
+
+    Args:
+        step: strength, at least 0; see the modes.
+        mode: ``"relative"``, ``"raw"`` or ``"penalty"``.
+        steps_per_epoch: this many steps in each epoch of PPO, spread evenly among its minibatches, over the
+            observations of the whole rollout. One, the default for PPO, comes before the epoch's first
+            update, as in the reference.
+        every: instead, one step every so many gradient updates, over the minibatch. DQN's default: 10.
+        layers: names or patterns of hidden layers (``["actor/*", "critic/1"]``); by default all.
+
+    Logs, as of the latest evaluation, ``plasticity/effective_rank/<layer>`` and ``plasticity/er_loss``, the
+    negative objective.
+    """
+
+    step: float = 1e-3
+    mode: str = "relative"
+    steps_per_epoch: int | None = None
+    every: int | None = None
+    layers: Sequence[str] = ("*",)
+    _ranks: dict[str, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.step) and self.step >= 0):
+            raise InvalidSetting(f"EffectiveRank needs a finite step of at least 0, not {self.step!r}.")
+        if self.mode not in _MODES:
+            raise InvalidSetting(f"EffectiveRank's mode is {self.mode!r}. Known: {', '.join(_MODES)}.")
+        for name in ("steps_per_epoch", "every"):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise InvalidSetting(f"EffectiveRank's {name} must be a positive integer, not {count!r}.")
+        if self.steps_per_epoch is not None and self.every is not None:
+            raise InvalidSetting("EffectiveRank takes steps_per_epoch or every, not both.")
+        if self.mode == "penalty" and (self.steps_per_epoch or self.every):
+            raise InvalidSetting(
+                "EffectiveRank in mode 'penalty' acts on every minibatch: omit steps_per_epoch and every."
+            )
+
+    def attach(self, agent: "Agent") -> None:
+        """Check that the layers exist and that the agent has epochs if steps are counted by them."""
+        known = list(agent.hidden_layers())
+        for pattern in self.layers:
+            if not any(fnmatchcase(layer, pattern) for layer in known):
+                raise InvalidSetting(
+                    f"EffectiveRank's layers names {pattern!r}, but the hidden layers are: "
+                    f"{', '.join(known) or 'none (the networks are linear)'}."
+                )
+        if self.steps_per_epoch is not None and agent.name == "dqn":
+            raise InvalidSetting("DQN has no epochs: give EffectiveRank every=N instead of steps_per_epoch.")
+
+    def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
+        """``-step`` times the objective in mode ``"penalty"``."""
+        return -self.step * self.objective(agent, observations) if self.mode == "penalty" else None
+
+    def before_update(self, agent: "Agent", update: Update) -> None:
+        """Take the steps that are due at this update."""
+        if self.mode == "penalty":
+            return
+        for _ in range(self._steps_due(update)):
+            if update.rollout is None or self.every is not None:
+                self.ascend(agent, update.observations)
+            else:
+                self.ascend(agent, update.rollout())
+
+    def objective(self, agent: "Agent", observations: Observations) -> Tensor:
+        """The sum over networks of the mean effective rank of their selected layers."""
+        ranks = {
+            layer: effective_rank(features)
+            for layer, features in agent.features(observations).items()
+            if any(fnmatchcase(layer, pattern) for pattern in self.layers)
+        }
+        self._ranks = {layer: rank.detach() for layer, rank in ranks.items()}
+        return _sum_of_means(ranks)
+
+    def ascend(self, agent: "Agent", observations: Observations) -> None:
+        """One step of gradient ascent on the objective."""
+        networks = [list(network.values()) for network in agent.networks().values()]
+        parameters = [parameter for network in networks for parameter in network]
+        with torch.enable_grad():
+            objective = self.objective(agent, observations)
+            gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
+        by_parameter = dict(zip(parameters, gradients, strict=True))
+        for network in networks:
+            moved = {p: g for p in network if (g := by_parameter[p]) is not None}
+            if moved:
+                self._step(network, moved)
+
+    @torch.no_grad()
+    def _step(self, network: list[nn.Parameter], gradients: dict[nn.Parameter, Tensor]) -> None:
+        length = nn.utils.get_total_norm(gradients.values()).item()
+        if length == 0 or not math.isfinite(length):
+            return
+        size = self.step
+        if self.mode == "relative":
+            size *= nn.utils.get_total_norm(network).item() / length
+        for parameter, gradient in gradients.items():
+            parameter.add_(gradient, alpha=size)
+
+    def _steps_due(self, update: Update) -> int:
+        if update.rollout is None or self.every is not None:
+            return int(update.count % (self.every or 10) == 0)
+        # Of K steps in M minibatches, those at the positions ceil(j M / K), j = 0 .. K - 1
+        steps, minibatches = self.steps_per_epoch or 1, update.per_epoch
+        due_before = -(-update.index * steps // minibatches)
+        return -(-(update.index + 1) * steps // minibatches) - due_before
+
+    def values(self) -> dict[str, float]:
+        """``effective_rank/<layer>`` and ``er_loss``."""
+        if self._ranks is None:
+            return {}
+        ranks = {f"effective_rank/{layer}": rank.item() for layer, rank in self._ranks.items()}
+        return ranks | {"er_loss": -_sum_of_means(self._ranks).item()}
+
+
+def _sum_of_means(ranks: dict[str, Tensor]) -> Tensor:
+    networks: dict[str, list[Tensor]] = defaultdict(list)
+    for layer, rank in ranks.items():
+        networks[layer.split("/")[0]].append(rank)
+    return torch.stack([torch.stack(network).mean() for network in networks.values()]).sum()

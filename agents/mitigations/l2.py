@@ -1,0 +1,91 @@
+"""L2: weight decay, before Adam's moments or after them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidSetting
+from .base import Mitigation
+
+if TYPE_CHECKING:
+    from ..base import Agent
+
+_SELECTIONS = ("all", "weights")
+
+
+@dataclass
+class L2(Mitigation):
+    """Weight decay through the optimiser's own option, so that its other settings stay as they are.
+
+    *Coupled* (the default and the paper's): ``strength * w`` is added to the gradient after clipping and
+    before Adam's moments: the gradient of ``strength / 2 |w|^2``. *Decoupled* (AdamW): each step also takes
+    ``w <- (1 - learning_rate * strength) w``, untouched by the moments. DQN's target network follows the
+    online one and is not decayed itself.
+
+    Strengths of the paper's arms (arXiv 2509.22335, Slippery Ant, learning rate 1e-4, Adam betas 0.99 /
+    0.99): L2 alone and L2-ER 1e-3, searched in 1e-5..1e-3. They do not carry over: on CartPole at learning
+    rate 3e-3, 1e-3 stops PPO from learning and 1e-5 halves the weight norm.
+
+    Args:
+        strength: at least 0.
+        decoupled: as above.
+        parameters: ``"all"``, biases and log standard deviations included, as the paper has it, or
+            ``"weights"``, only matrices and convolution kernels.
+
+    Logs ``plasticity/l2``: half the sum of the squared decayed parameters.
+    """
+
+    strength: float
+    decoupled: bool = False
+    parameters: str = "all"
+    _decayed: tuple[Tensor, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise InvalidSetting(f"L2 needs a finite strength of at least 0, not {self.strength!r}.")
+        if self.parameters not in _SELECTIONS:
+            raise InvalidSetting(f"L2's parameters is {self.parameters!r}. Known: {', '.join(_SELECTIONS)}.")
+
+    def attach(self, agent: "Agent") -> None:
+        """Set the decay in the optimiser's parameter groups, splitting them where only weights decay.
+
+        Raises:
+            InvalidSetting: the optimiser has no such option.
+        """
+        optimizer = agent.policy.optimizer
+        for group in optimizer.param_groups:
+            for option in ["weight_decay"] + self.decoupled * ["decoupled_weight_decay"]:
+                if option not in group:
+                    raise InvalidSetting(
+                        f"L2 needs an optimiser with the option {option!r}, which "
+                        f"{type(optimizer).__name__} lacks. Use Adam."
+                    )
+        if self.parameters == "weights":
+            optimizer.param_groups = [
+                part for group in optimizer.param_groups for part in _by_dimension(group)
+            ]
+        decayed = []
+        for group in optimizer.param_groups:
+            if self.parameters == "all" or group["params"][0].ndim > 1:
+                group["weight_decay"] = self.strength
+                if self.decoupled:
+                    group["decoupled_weight_decay"] = True
+                decayed += group["params"]
+        self._decayed = tuple(decayed)
+
+    @torch.no_grad()
+    def values(self) -> dict[str, float]:
+        """``l2``: half the sum of squares."""
+        if not self._decayed:
+            return {}
+        return {"l2": 0.5 * torch.stack([weight.square().sum() for weight in self._decayed]).sum().item()}
+
+
+def _by_dimension(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """One parameter group as two, matrices and kernels before vectors; as it is if it holds only one kind."""
+    matrices = [p for p in group["params"] if p.ndim > 1]
+    vectors = [p for p in group["params"] if p.ndim <= 1]
+    return [{**group, "params": params} for params in (matrices, vectors) if params]

@@ -1,0 +1,209 @@
+"""What the policies' networks are made of: activations, initialisations and features extractors, by name."""
+
+import math
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import (
+    get_flattened_obs_dim,
+    is_image_space,
+    is_image_space_channels_first,
+)
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from torch import Tensor, nn
+
+from .errors import InvalidSetting, UnsupportedSpace
+
+T = TypeVar("T")
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
+
+
+def lecun_uniform(weight: Tensor) -> None:
+    """Draw from U(-sqrt(3 / fan_in), sqrt(3 / fan_in)): variance 1 / fan_in (LeCun et al. 1998)."""
+    fan_in = weight[0].numel()  # [out, in, ...]: inputs of one output unit
+    bound = math.sqrt(3 / fan_in)
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def he_uniform(weight: Tensor) -> None:
+    """Draw from U(-sqrt(6 / fan_in), sqrt(6 / fan_in)): variance 2 / fan_in (He et al. 2015)."""
+    nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+
+
+def orthogonal(weight: Tensor) -> None:
+    """Draw a random orthogonal matrix times sqrt(2), the gain that keeps the variance through ReLU."""
+    nn.init.orthogonal_(weight, gain=math.sqrt(2))
+
+
+INITIALISATIONS: dict[str, Callable[[Tensor], None] | None] = {
+    "sb3": None,  # leave what stable-baselines3 drew
+    "lecun-uniform": lecun_uniform,  # the paper's
+    "he-uniform": he_uniform,
+    "orthogonal": orthogonal,
+}
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, scheme: str) -> None:
+    """Redraw, in place, every linear and convolutional weight of ``module`` and set its biases to zero.
+
+    In place, because the optimiser holds references to these very tensors. ``"sb3"`` changes nothing.
+    """
+    draw = INITIALISATIONS[scheme]
+    if draw is None:
+        return
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            draw(layer.weight)
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
+def _bounds(space: gymnasium.Space[Any]) -> tuple[Tensor, Tensor]:
+    """Lower bound and range of each entry as it arrives at an extractor; 0 and 1 where it needs no scaling.
+
+    Entries are left alone where a bound is infinite (or so large that the range overflows float32), and when
+    SB3 has scaled the space already (pictures with bounds 0 and 255).
+    """
+    if not isinstance(space, spaces.Box) or is_image_space(space):
+        shape = (get_flattened_obs_dim(space),) if not isinstance(space, spaces.Box) else space.shape
+        return torch.zeros(shape), torch.ones(shape)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        extent = high - low
+    usable = (extent > 0) & (extent < np.finfo(np.float32).max)
+    low, extent = np.where(usable, low, 0.0), np.where(usable, extent, 1.0)
+    return torch.as_tensor(low, dtype=torch.float32), torch.as_tensor(extent, dtype=torch.float32)
+
+
+class ScaledFlatten(BaseFeaturesExtractor):
+    """Flatten the observation, each entry scaled by the space's finite bounds to [0, 1].
+
+    MiniGrid's 7x7x3 codes (0..10) reach an MLP in [0, 1] this way; entries without finite bounds pass
+    unscaled.
+    """
+
+    low: Tensor
+    extent: Tensor
+
+    def __init__(self, observation_space: gymnasium.Space[Any]) -> None:
+        super().__init__(observation_space, get_flattened_obs_dim(observation_space))
+        low, extent = _bounds(observation_space)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("extent", extent, persistent=False)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """``[B, ...] -> [B, D]``."""
+        return ((observations - self.low) / self.extent).flatten(start_dim=1)
+
+
+class SmallCNN(BaseFeaturesExtractor):
+    """Convolutional, for pictures as small as 4x4: MiniGrid's have 7x7, and SB3's NatureCNN needs 36x36.
+
+    Three 2x2 convolutions of 16, 32 and 64 channels and a linear layer, all followed by the activation: the
+    network of Minigrid's own training guide. Values are scaled to [0, 1] by the space's bounds (MiniGrid:
+    10).
+
+    Args:
+        observation_space: a three-dimensional Box, channels last or first (the smallest axis is the
+        channels).
+        features_dim: width of the linear layer.
+        activation_fn: a name of ``ACTIVATIONS`` or a module class.
+
+    Raises:
+        UnsupportedSpace: the space is no picture, or is smaller than 4x4.
+    """
+
+    low: Tensor
+    extent: Tensor
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space[Any],
+        features_dim: int = 128,
+        activation_fn: str | type[nn.Module] = "relu",
+    ) -> None:
+        super().__init__(observation_space, features_dim)
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
+            raise UnsupportedSpace(
+                f"SmallCNN needs a Box of shape (height, width, channels), not {observation_space}. "
+                "Use the features extractor 'scaled-flatten' for it."
+            )
+        self.channels_first = is_image_space_channels_first(observation_space)
+        shape = observation_space.shape
+        channels, height, width = shape if self.channels_first else (shape[2], *shape[:2])
+        if min(height, width) < 4:
+            raise UnsupportedSpace(f"SmallCNN needs pictures of at least 4x4, not {height}x{width}.")
+        activation = named(ACTIVATIONS, activation_fn, "activation_fn")
+        low, extent = _bounds(observation_space)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("extent", extent, persistent=False)
+        self.cnn = nn.Sequential(
+            *(nn.Conv2d(channels, 16, kernel_size=2), activation()),
+            *(nn.Conv2d(16, 32, kernel_size=2), activation()),
+            *(nn.Conv2d(32, 64, kernel_size=2), activation()),
+            nn.Flatten(),
+        )
+        self.linear = nn.Sequential(nn.Linear(64 * (height - 3) * (width - 3), features_dim), activation())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """``[B, H, W, C]`` or ``[B, C, H, W]`` ``-> [B, features_dim]``."""
+        pictures = (observations - self.low) / self.extent
+        if not self.channels_first:
+            pictures = pictures.movedim(-1, 1)
+        features: Tensor = self.linear(self.cnn(pictures))
+        return features
+
+
+FEATURES_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
+    "flatten": FlattenExtractor,
+    "scaled-flatten": ScaledFlatten,
+    "small-cnn": SmallCNN,
+    "nature-cnn": NatureCNN,
+    "combined": CombinedExtractor,
+}
+
+
+def named(registry: dict[str, T], choice: str | T, argument: str) -> T:
+    """The member that ``choice`` names; anything but a string is returned as it is."""
+    if not isinstance(choice, str):
+        return choice
+    if choice in registry:
+        return registry[choice]
+    near = get_close_matches(choice, registry, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise InvalidSetting(f"{argument} is {choice!r}. {hint}Known: {', '.join(registry)}.")
+
+
+def resolve_names(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """``policy_kwargs``, where ``activation_fn`` and ``features_extractor_class`` may be names."""
+    registries: dict[str, dict[str, Any]] = {
+        "activation_fn": ACTIVATIONS,
+        "features_extractor_class": FEATURES_EXTRACTORS,
+    }
+    return {
+        key: named(registries[key], value, key) if key in registries else value
+        for key, value in policy_kwargs.items()
+    }

@@ -1,0 +1,83 @@
+"""The records that travel between agents, mitigations and instruments."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+
+Observations: TypeAlias = Tensor | dict[str, Tensor]
+"""Observations ``[B, ...]``, or one such tensor per key of a Dict observation space."""
+
+
+class PPOBatch(NamedTuple):
+    """Everything constant in the PPO loss; the first axis of each tensor is the sample."""
+
+    observations: Observations
+    actions: Tensor  # [B] int64 for Discrete, else [B, A]
+    advantages: Tensor  # [B], already normalised if the agent normalises
+    returns: Tensor  # [B], targets of the critic
+    old_values: Tensor  # [B], of the policy that acted
+    old_log_prob: Tensor  # [B], of the policy that acted
+    clip_range: float
+    clip_range_vf: float | None
+
+
+class DQNBatch(NamedTuple):
+    """Everything constant in the TD loss; the first axis of each tensor is the sample."""
+
+    observations: Observations
+    actions: Tensor  # [B, 1] int64
+    targets: Tensor  # [B, 1], r + discount (1 - done) max_a Q_target(s', a)
+
+
+class Loss(NamedTuple):
+    """A loss with its parts; all are means over samples.
+
+    ``total`` is what training descends and curvature differentiates. ``parts`` are its unweighted summands,
+    ``monitors`` detached by-products for the log (PPO: ``approx_kl``, ``clip_fraction``).
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    monitors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One part of the loss as an instrument of curvature wants it.
+
+    Attributes:
+        name: ``"actor"``, ``"critic"``, ``"total"`` or ``"q"``.
+        parameters: every parameter that the loss depends on, by its name in the policy.
+        loss: batch -> scalar, differentiable in ``parameters``, a mean over samples.
+        outputs: batch -> network outputs ``[B, K]``.
+        output_loss: (outputs, batch) -> scalar, a convex function of the outputs, a mean over samples: with
+            it the generalised Gauss-Newton matrix is J' (d2 output_loss) J. ``None`` where there is no such
+            form.
+    """
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    loss: Callable[[Any], Tensor]
+    outputs: Callable[[Any], Tensor]
+    output_loss: Callable[[Tensor, Any], Tensor] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Where training stands at one gradient update.
+
+    Attributes:
+        count: gradient updates taken so far in the agent's life.
+        observations: of the minibatch of this update.
+        index: position of the minibatch in its epoch, from 0 (DQN: always 0).
+        per_epoch: minibatches in an epoch (DQN: 1).
+        rollout: returns the observations of the whole rollout; ``None`` for agents that learn from replay.
+    """
+
+    count: int
+    observations: Observations
+    index: int = 0
+    per_epoch: int = 1
+    rollout: Callable[[], Observations] | None = None
