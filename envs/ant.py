@@ -11,10 +11,11 @@ from .shifts.parameters import set_physics
 class SlipperyAnt(AntEnv):
     """``Ant-v5`` with one sliding friction on every geom and, by default, 27 observations: no contact forces.
 
-    The environment of Dohare et al. 2024 (Nature 632), where the friction is redrawn log-uniformly from
-    [0.02, 2] at each switch. In the reference code of arXiv 2509.22335 it is Brax's ant (``rlopt/envs``:
-    backend "positional", episodes of 1,000 steps, 27 observations), whose reward has no contact cost. Here
-    rewards are ``Ant-v5``'s own, with a contact cost of weight 5e-4; ``contact_cost_weight=0`` leaves it out.
+    The environment of Dohare et al. 2024 (Nature 632, 768), where the friction is redrawn log-uniformly from
+    [0.02, 2] at each switch. The reference code of arXiv 2509.22335 (``rlopt/envs``) has it on Brax's ant, in
+    the "positional" backend: with the same 27 observations, episodes of 1,000 steps, 0.05 s per step and
+    rewards; but Brax (``brax/envs/ant.py``) has no contact cost, and in that backend gears of 200, where
+    MuJoCo's ant has 150. ``contact_cost_weight=0`` leaves out the contact cost here too.
 
     Args:
         friction: Sliding friction of every geom, > 0; 1 is that of ``Ant-v5``.

@@ -8,7 +8,7 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator, registry
 from gymnasium.utils import seeding
 
-from .errors import InvalidTask, MissingPackage, UnknownEnvironment, unknown
+from .errors import EnvError, InvalidTask, MissingPackage, UnknownEnvironment, unknown
 from .minigrid import GridImage, is_minigrid
 from .shifts.base import Env
 from .task import Task
@@ -22,7 +22,7 @@ def make_env(
 ) -> Env:
     """Make the environment of ``task``, wrapped with its shifts (MiniGrid's with `GridImage` first).
 
-    Gymnasium's passive checker is left out: it costs more than a step of CartPole does. `gymnasium.make(env.spec)`
+    Without gymnasium's passive checker, which costs a tenth of a step of CartPole. `gymnasium.make(env.spec)`
     makes an equal environment.
 
     Args:
@@ -56,19 +56,23 @@ def make_env(
 def _make(env_id: str, kwargs: dict[str, Any], render_mode: str | None) -> Env:
     """`gymnasium.make`, with its many kinds of failure told as ours."""
     name = _registered(env_id)
-    modes: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    arguments = kwargs if render_mode is None else kwargs | {"render_mode": render_mode}
     try:
-        return gymnasium.make(name, disable_env_checker=True, **modes, **kwargs)
+        creator = _creator(name)
+        _check_render_mode(env_id, creator, render_mode)
+        return gymnasium.make(name, disable_env_checker=True, **arguments)
+    except EnvError as error:  # from one of our own environments
+        raise type(error)(f"{env_id}: {error}") from None
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise MissingPackage(f"{env_id} needs a package that is not installed: {error}") from error
     except Exception as error:  # constructors fail in whatever way they like
-        known = _accepted(name)
+        known = _accepted(creator)
         for key in kwargs:
             if known and key not in known:
                 raise InvalidTask(f"{env_id}: {unknown('environment argument', key, known)}") from error
-        arguments = ", ".join(f"{key}={value!r}" for key, value in (kwargs | modes).items())
+        called = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         reason = str(error).partition(" was raised from the environment creator")[0] or type(error).__name__
-        raise InvalidTask(f"{env_id} could not be made with ({arguments}): {reason}") from error
+        raise InvalidTask(f"{env_id} could not be made with ({called}): {reason}") from error
 
 
 def _registered(env_id: str) -> str:
@@ -93,10 +97,24 @@ def _registered(env_id: str) -> str:
     return name
 
 
-def _accepted(name: str) -> list[str]:
-    """Names of the arguments of an environment; empty if it takes any."""
+def _creator(name: str) -> Any:
+    """The class or function that makes the environment registered as ``name``."""
     entry = registry[name].entry_point
-    creator: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+    return load_env_creator(entry) if isinstance(entry, str) else entry
+
+
+def _check_render_mode(env_id: str, creator: Any, render_mode: str | None) -> None:
+    """Refuse what gymnasium would only warn of: a mode that the environment lacks and no wrapper can add."""
+    own = getattr(creator, "metadata", {}).get("render_modes")
+    if render_mode is None or own is None:
+        return
+    modes = {*own, *(f"{mode}_list" for mode in own), *({"human"} if "rgb_array" in own else ())}
+    if render_mode not in modes:
+        raise InvalidTask(unknown("render mode", render_mode, modes))
+
+
+def _accepted(creator: Any) -> list[str]:
+    """Names of the arguments of an environment; empty if it takes any."""
     parameters = signature(creator).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return []

@@ -21,7 +21,7 @@ class ActionRemap(Shift):
     Args:
         env: An environment with Discrete actions, or with a bounded Box of actions whose entries have the
             same bounds.
-        seed: Draws what is not given.
+        seed: Draws what is not given; that may change nothing: with two actions, for half of the seeds.
         permutation: The permutation, instead of a drawn one; ``[0, 1, ...]`` changes nothing.
         signs: For a Box, the signs (1 or -1), instead of drawn ones.
 

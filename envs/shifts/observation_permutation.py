@@ -15,7 +15,7 @@ class ObservationPermutation(Shift):
 
     Args:
         env: An environment with observations in a Box of D entries.
-        seed: Draws the permutation.
+        seed: Draws the permutation (any, also that which changes nothing).
         permutation: The permutation itself, instead of a drawn one; ``[0, 1, ..., D - 1]`` changes nothing.
 
     Raises:

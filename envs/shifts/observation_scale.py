@@ -32,7 +32,7 @@ class ObservationScale(GradualShift):
         self._apply(self.progress)
 
     def _apply(self, progress: float) -> None:
-        self._gain = (1 + progress * (self._full - 1)).astype(self._dtype)
+        self._gain = ((1 - progress) + progress * self._full).astype(self._dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset and multiply by the gains."""

@@ -35,9 +35,9 @@ class Parameter:
     relative: bool = False
     high: float = inf
 
-    def target(self, value: float, own: Value) -> Value:
+    def target(self, value: Value, own: Value) -> Value:
         """The value to write for what a person gave, where ``own`` is the environment's own."""
-        return value * own if self.relative else value + 0 * own  # as many entries as the environment has
+        return value * own if self.relative else value
 
 
 def _attribute(name: str, derive: Callable[[Any], None] = lambda env: None, high: float = inf) -> Parameter:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..errors import InvalidShift
 from . import parameters
 from .base import Env, GradualShift
@@ -10,7 +12,7 @@ from .base import Env, GradualShift
 class Physics(GradualShift):
     """Set one physical parameter of the environment, by its name in `pliant.envs.shifts.parameters.PHYSICS`.
 
-    With a ramp, after the share p of it the value is ``start + p (value - start)`` (linear) or
+    After the share p of the ramp the value is ``start + p (value - start)`` (linear) or
     ``start^(1 - p) value^p`` (log), entry by entry where the parameter has many (the friction of every geom).
 
     Args:
@@ -43,18 +45,22 @@ class Physics(GradualShift):
         )
         if path not in ("linear", "log"):
             raise InvalidShift(f"path must be 'linear' or 'log', got {path!r}")
-        base: Any = env.unwrapped
-        known = parameters.parameter(base, parameter)
-        own = known.read(base)
-        self._base, self._write, self._path = base, known.write, path
-        self._value = known.target(parameters.checked(known, "value", value), own)
-        self._start = own if start is None else known.target(parameters.checked(known, "start", start), own)
+        self._base: Any = env.unwrapped
+        self._parameter = known = parameters.parameter(self._base, parameter)
+        self._own = known.read(self._base)
+        self._path = path
+        self._value = parameters.checked(known, "value", value)
+        if start is not None:
+            self._start: parameters.Value = parameters.checked(known, "start", start)
+        else:
+            self._start = 1.0 if known.relative else self._own
+        if path == "log" and not np.all(np.greater(self._start, 0)):
+            raise InvalidShift(f"path = 'log' needs a start > 0, the environment has {self._start}")
         self._apply(self.progress)
 
     def _apply(self, progress: float) -> None:
-        if progress == 1:
-            self._write(self._base, self._value)  # exactly, whatever the path rounded on the way
-        elif self._path == "linear":
-            self._write(self._base, self._start + progress * (self._value - self._start))
+        if self._path == "linear":
+            value = (1 - progress) * self._start + progress * self._value
         else:
-            self._write(self._base, self._start ** (1 - progress) * self._value**progress)
+            value = self._start ** (1 - progress) * self._value**progress
+        self._parameter.write(self._base, self._parameter.target(value, self._own))

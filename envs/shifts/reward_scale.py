@@ -24,7 +24,7 @@ class RewardScale(GradualShift):
         self._apply(self.progress)
 
     def _apply(self, progress: float) -> None:
-        self._scale = 1 + progress * (self._full - 1)
+        self._scale = (1 - progress) + progress * self._full
 
     def step(self, action: Any) -> Step:
         """Step and scale the reward."""

@@ -1,0 +1,53 @@
+"""make_env: seeds, render modes, and nothing that costs time."""
+
+import gymnasium
+import pytest
+
+from pliant.envs import InvalidTask, Task, make_env
+
+
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "Acrobot-v1", "MiniGrid-DoorKey-5x5-v0", "pliant/SlipperyAnt-v0"]
+)
+def test_the_first_reset_without_a_seed_equals_one_with_the_seed_of_make_env(env_id):
+    task = Task(env=env_id, length=1)
+    first, second = make_env(task, seed=5), make_env(task)
+    assert first.reset()[0].tolist() == second.reset(seed=5)[0].tolist()
+    assert first.reset()[0].tolist() == second.reset()[0].tolist()
+    assert first.np_random_seed == second.np_random_seed == 5
+
+
+def test_the_action_space_is_seeded():
+    task = Task(env="CartPole-v1", length=1)
+    environments = [make_env(task, seed=seed) for seed in (1, 1, 2)]
+    drawn = [[env.action_space.sample() for _ in range(50)] for env in environments]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_render_mode_is_handed_on():
+    env = make_env(Task(env="CartPole-v1", length=1), render_mode="rgb_array")
+    env.reset(seed=0)
+    assert env.render().shape == (400, 600, 3)
+    env.close()
+
+
+def test_arguments_of_gymnasium_make_may_stand_in_kwargs():
+    env = make_env(Task(env="CartPole-v1", kwargs={"max_episode_steps": 3}, length=1))
+    env.reset(seed=0)
+    assert [env.step(t % 2)[3] for t in range(3)] == [False, False, True]
+
+
+def test_the_passive_checker_is_left_out():
+    env = make_env(Task(env="CartPole-v1", length=1))
+    layers = set()
+    while isinstance(env, gymnasium.Wrapper):
+        layers.add(type(env))
+        env = env.env
+    assert gymnasium.wrappers.PassiveEnvChecker not in layers
+
+
+def test_a_render_mode_that_the_environment_lacks_is_refused():
+    with pytest.raises(
+        InvalidTask, match=r"CartPole-v1: unknown render mode 'text'\. Known: human, human_list, rgb"
+    ):
+        make_env(Task(env="CartPole-v1", length=1), render_mode="text")

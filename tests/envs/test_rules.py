@@ -1,0 +1,148 @@
+"""Rules: what they draw, that draws depend only on seed, task and place, and how wrong ones are refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pliant.envs import RULES, EnvError
+from pliant.envs.rules import resolve
+
+EXAMPLES = {
+    "choice": {"values": [1, 2, 3]},
+    "geomspace": {"low": 1.0, "high": 100.0},
+    "integer": {"low": -3, "high": 3},
+    "linspace": {"low": 0.0, "high": 1.0},
+    "list": {"values": [4, 5, 6]},
+    "log-uniform": {"low": 0.02, "high": 2.0},
+    "normal": {"mean": 1.0, "std": 2.0},
+    "seed": {},
+    "uniform": {"low": -1.0, "high": 3.0},
+}
+DRAWN = ["choice", "integer", "log-uniform", "normal", "seed", "uniform"]
+
+
+def draws(name: str, count: int, seed: int = 0, **parameters) -> list:
+    return [resolve({"rule": name, **parameters}, seed, index, count, "x") for index in range(count)]
+
+
+def test_every_rule_has_an_example():
+    assert EXAMPLES.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_draw_depends_on_seed_task_and_place_alone(name):
+    rule = {"rule": name, **EXAMPLES[name]}
+    assert draws(name, 20, **EXAMPLES[name]) == draws(name, 20, **EXAMPLES[name])
+    assert draws(name, 20, **EXAMPLES[name]) == draws(name, 40, **EXAMPLES[name])[:20]
+    assert draws(name, 20, **EXAMPLES[name]) != draws(name, 20, seed=1, **EXAMPLES[name])
+    alone = [resolve({"a": rule}, 0, i, 20) for i in range(20)]
+    beside = [resolve({"b": rule, "a": rule}, 0, i, 20) for i in range(20)]
+    assert [item["a"] for item in beside] == [item["a"] for item in alone]
+    assert [item["b"] for item in beside] != [item["a"] for item in alone]
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_values_are_plain_python(name):
+    assert {type(value) for value in draws(name, 3, **EXAMPLES[name])} <= {int, float}
+
+
+@pytest.mark.parametrize(
+    ("name", "transform", "mean", "std"),
+    [
+        ("uniform", lambda x: x, 1.0, 4 / 12**0.5),
+        ("log-uniform", np.log10, np.log10(0.2), 2 / 12**0.5),
+        ("normal", lambda x: x, 1.0, 2.0),
+        ("integer", lambda x: x, 0.0, 2.0),
+        ("choice", lambda x: x, 2.0, (2 / 3) ** 0.5),
+        ("seed", lambda x: np.array(x) / 2**31, 0.5, 1 / 12**0.5),
+    ],
+)
+def test_draws_have_the_moments_of_their_law(name, transform, mean, std):
+    sample = transform(np.array(draws(name, 2000, **EXAMPLES[name])))
+    assert sample.mean() == pytest.approx(mean, abs=5 * std / 2000**0.5)
+    assert sample.std() == pytest.approx(std, rel=0.1)
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1e-9, 1e9), st.integers(0, 2**32))
+def test_log_uniform_stays_within_its_bounds(a, b, seed):
+    low, high = sorted([a, b])
+    assert low <= resolve({"rule": "log-uniform", "low": low, "high": high}, seed, 0, 1) <= high
+
+
+def test_whole_numbers_reach_both_ends():
+    assert set(draws("integer", 200, low=-1, high=1)) == {-1, 0, 1}
+
+
+def test_ordered_rules_follow_the_order_of_the_tasks():
+    assert draws("list", 3, values=["a", "b", "c"]) == ["a", "b", "c"]
+    assert draws("linspace", 5, low=1, high=0) == [1, 0.75, 0.5, 0.25, 0]
+    assert draws("geomspace", 3, low=0.01, high=1) == pytest.approx([0.01, 0.1, 1])
+    assert draws("linspace", 1, low=2, high=3) == [2]
+
+
+def test_rules_stand_anywhere_and_all_else_stays():
+    rule = {"rule": "list", "values": [["x"], {"y": 1}]}
+    description = {"env": rule, "shifts": [{"std": rule, "seed": 3}], "name": "n"}
+    assert resolve(description, 0, 1, 2) == {
+        "env": {"y": 1},
+        "shifts": [{"std": {"y": 1}, "seed": 3}],
+        "name": "n",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            {"rule": "loguniform", "low": 1, "high": 2},
+            "unknown rule 'loguniform'. Did you mean 'log-uniform' or 'uniform' or 'normal'? "
+            "Known: choice, geomspace, integer, linspace, list, log-uniform, normal, seed, uniform",
+        ),
+        (
+            {"rule": "log-uniform", "low": 0, "high": 2},
+            "rule 'log-uniform': low must be > 0 for log-uniform, got 0",
+        ),
+        (
+            {"rule": "uniform", "low": 3, "high": 2},
+            "rule 'uniform': low must be <= high, got low = 3 and high = 2",
+        ),
+        (
+            {"rule": "integer", "low": 3, "high": 2},
+            "rule 'integer': low must be <= high, got low = 3 and high = 2",
+        ),
+        ({"rule": "uniform", "low": 3}, "rule 'uniform': high is missing"),
+        (
+            {"rule": "uniform", "low": "a", "high": 1},
+            "rule 'uniform': low: input should be a valid number, got 'a'",
+        ),
+        (
+            {"rule": "integer", "low": 0.5, "high": 1},
+            "rule 'integer': low: input should be a valid integer, got 0.5",
+        ),
+        (
+            {"rule": "normal", "std": -1},
+            "rule 'normal': std: input should be greater than or equal to 0, got -1",
+        ),
+        (
+            {"rule": "normal", "sd": 1},
+            "rule 'normal': unknown key 'sd'. Did you mean 'std'? Known: mean, rule, std",
+        ),
+        (
+            {"rule": "geomspace", "low": 0, "high": 1},
+            "rule 'geomspace': low: input should be greater than 0, got 0",
+        ),
+        (
+            {"rule": "choice", "values": []},
+            "rule 'choice': values: list should have at least 1 item after validation, not 0, got []",
+        ),
+        (
+            {"rule": "list", "values": [1, 2]},
+            "values must hold one entry per task, got 2 for 3 task(s); set count = 2, or change the list",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_refused_with_its_place_and_the_reason(rule, message):
+    with pytest.raises(EnvError) as refusal:
+        resolve({"shifts": [{"std": rule}]}, 0, 0, 3)
+    assert str(refusal.value) == f"shifts[0].std: {message}"
