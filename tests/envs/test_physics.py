@@ -127,6 +127,13 @@ def test_arrays_and_multiples_ramp_entry_by_entry():
     assert heavy.unwrapped.model.body_mass == pytest.approx(2 * plain.unwrapped.model.body_mass)
 
 
+def test_a_logarithmic_path_needs_a_start_above_zero():
+    env = gymnasium.make("CartPole-v1")
+    env.unwrapped.gravity = 0.0
+    with pytest.raises(EnvError, match=r"path = 'log' needs a start > 0, the environment has 0\.0"):
+        Physics(env, "gravity", 1.0, path="log", ramp=3)
+
+
 @pytest.mark.parametrize(
     ("env_id", "parameters", "message"),
     [

@@ -42,6 +42,12 @@ def test_a_draw_depends_on_seed_task_and_place_alone(name):
     assert [item["b"] for item in beside] != [item["a"] for item in alone]
 
 
+def test_draws_are_the_same_in_every_release():
+    assert resolve({"rule": "seed"}, 0, 0, 1, "shifts[0].seed") == 1877416909
+    rule = {"rule": "log-uniform", "low": 0.02, "high": 2.0}
+    assert resolve(rule, 0, 3, 5, "kwargs.friction") == pytest.approx(0.05856217293291401)
+
+
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_values_are_plain_python(name):
     assert {type(value) for value in draws(name, 3, **EXAMPLES[name])} <= {int, float}

@@ -44,6 +44,7 @@ def test_a_sequence_is_a_sequence_of_its_tasks():
     assert sequence.tasks == (first, second, first)
     assert (sequence[1], sequence[-1], sequence[:2]) == (second, first, (first, second))
     assert (len(sequence), sequence.total_length) == (3, 25)
+    assert repr(sequence) == "TaskSequence(3 tasks, 25 environment steps)"
     assert sequence.action_space == Discrete(2)
     assert sequence.observation_space.shape == (4,)
     assert sequence == TaskSequence([first, second, first])
