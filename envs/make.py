@@ -57,6 +57,7 @@ def _make(env_id: str, kwargs: dict[str, Any], render_mode: str | None) -> Env:
     """`gymnasium.make`, with its many kinds of failure told as ours."""
     name = _registered(env_id)
     arguments = kwargs if render_mode is None else kwargs | {"render_mode": render_mode}
+    creator: Any = None
     try:
         creator = _creator(name)
         _check_render_mode(env_id, creator, render_mode)
@@ -114,7 +115,9 @@ def _check_render_mode(env_id: str, creator: Any, render_mode: str | None) -> No
 
 
 def _accepted(creator: Any) -> list[str]:
-    """Names of the arguments of an environment; empty if it takes any."""
+    """Names of the arguments of an environment; empty if it takes any, or could not even be imported."""
+    if creator is None:
+        return []
     parameters = signature(creator).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return []

@@ -51,3 +51,12 @@ def test_a_render_mode_that_the_environment_lacks_is_refused():
         InvalidTask, match=r"CartPole-v1: unknown render mode 'text'\. Known: human, human_list, rgb"
     ):
         make_env(Task(env="CartPole-v1", length=1), render_mode="text")
+
+
+def test_an_environment_whose_own_code_is_broken_is_refused_with_its_own_words():
+    gymnasium.register("pliant-test/Broken-v0", "pliant.envs:no_such_name")
+    try:
+        with pytest.raises(InvalidTask, match="has no attribute 'no_such_name'"):
+            make_env(Task(env="pliant-test/Broken-v0", length=1))
+    finally:
+        del gymnasium.registry["pliant-test/Broken-v0"]
