@@ -84,7 +84,7 @@ def gradient(loss: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
             "detach it"
         )
     if not torch.isfinite(loss):
-        raise NotFinite(f"the loss is {loss.item()}; its curvature has no meaning")
+        raise NotFinite(f"the loss is {loss.detach().item()}; its curvature has no meaning")
     # A node that the loss's graph never reaches yields None; the caller's list of parameters is then wrong.
     parts = torch.autograd.grad(
         loss.reshape(()), list(parameters.values()), create_graph=True, allow_unused=True

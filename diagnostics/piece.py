@@ -84,7 +84,10 @@ class Piece:
         if rest == 0 or mass <= 0.0:
             return exactly, 0.0
         mean = float(weights @ values / mass)
-        spread = float(weights @ (values - mean) ** 2 / mass)
+        # No node stands for less than one eigenvalue: where the probes happen to miss one, the variance must
+        # not.
+        shares = np.where(known, 0.0, np.maximum(weights / mass, 1.0 / rest))
+        spread = float(shares @ (values - mean) ** 2)
         return exactly + rest * mean, rest**2 * variance_factor(rest, self._probes) * spread
 
     def count_beyond(self, epsilon: float, bracket: str, confidence: float) -> tuple[float, float, int, int]:

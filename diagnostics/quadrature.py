@@ -28,6 +28,8 @@ Array = npt.NDArray[np.float64]
 LARGEST_BLOCK = 1e4
 # Computed nodes this close to the prescribed one, relative to the norm, are taken for it.
 SAME_NODE = 1e-10
+# A Ritz value whose residual is this share of the gap is off by its square, a millionth of the gap.
+SETTLED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def per_probe(form: Ritz) -> Iterator[Ritz]:
 def settled(form: Ritz, size: int, resolution: float) -> npt.NDArray[np.bool_]:
     """Which Ritz pairs are eigenpairs independent of the probes, so that they count as one each.
 
-    The residual must be a hundredth of the gap to the nearest other Ritz value. A repeated eigenvalue shows
+    The residual must be a thousandth of the gap to the nearest other Ritz value. A repeated eigenvalue shows
     its copies to a block of two probes or more and so has no gap; a single probe cannot see multiplicity, so
     nothing is settled for it. A weight far above ``1 / size`` cannot be one eigenvector's and is not taken
     for it.
@@ -178,5 +180,5 @@ def settled(form: Ritz, size: int, resolution: float) -> npt.NDArray[np.bool_]:
     spacing = np.diff(form.values)
     gaps = np.minimum(np.concatenate([[np.inf], spacing]), np.concatenate([spacing, [np.inf]]))
     single = (form.first**2).mean(0) <= 10.0 / size
-    chosen: npt.NDArray[np.bool_] = (form.residuals + resolution <= 0.01 * gaps) & single
+    chosen: npt.NDArray[np.bool_] = (form.residuals + resolution <= SETTLED * gaps) & single
     return chosen

@@ -1,0 +1,138 @@
+"""The callback's moments, files and log, and that training is the same with it as without."""
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.logger import Figure, KVWriter, Logger
+
+from pliant.agents import DQN, PPO
+from pliant.diagnostics import Snapshot, SnapshotCallback, SnapshotSettings, errors
+from pliant.diagnostics.features import norm
+
+SMALL = SnapshotSettings(probes=2, depth=3)
+
+
+class Recorder(KVWriter):
+    """Keeps what would be logged."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append((step, dict(key_values)))
+
+    def close(self):
+        pass
+
+
+def agent_of(kind, seed=0):
+    options = (
+        {"n_steps": 32, "batch_size": 16, "n_epochs": 2}
+        if kind is PPO
+        else {"learning_starts": 20, "batch_size": 8}
+    )
+    env = gym.make("CartPole-v1")
+    return kind("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=seed, device="cpu", **options)
+
+
+def source(agent, samples=48):
+    def fresh():
+        env = gym.make("CartPole-v1")
+        try:
+            return agent.gather(env, samples, seed=5)
+        finally:
+            env.close()
+
+    return fresh
+
+
+@pytest.mark.parametrize("kind", [PPO, DQN])
+def test_training_is_bit_equal_with_and_without_snapshots(tmp_path, kind):
+    def train(snapshots):
+        agent = agent_of(kind)
+        settings = {"folder": tmp_path, "settings": SMALL, "every": 1}
+        agent.learn(128, callback=SnapshotCallback(source(agent), **settings) if snapshots else None)
+        return agent, torch.get_rng_state(), np.random.get_state()[1].copy()
+
+    plain, state, numpy_state = train(snapshots=False)
+    watched, watched_state, watched_numpy_state = train(snapshots=True)
+    assert torch.equal(state, watched_state)
+    assert (numpy_state == watched_numpy_state).all()
+    for name, value in plain.policy.state_dict().items():
+        assert torch.equal(value, watched.policy.state_dict()[name])
+    ours, theirs = (agent.policy.optimizer.state_dict()["state"] for agent in (watched, plain))
+    assert all(torch.equal(ours[k][m], theirs[k][m]) for k in theirs for m in theirs[k])
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files[0] == "task-000-end.npz"
+    assert files[1] == "task-000-init.npz"
+    assert len(files) > 4
+    assert all(not Snapshot.load(path).failures for path in tmp_path.iterdir())
+
+
+def test_init_sees_the_parameters_before_and_end_those_after_training(tmp_path):
+    agent = agent_of(PPO)
+    norms = [norm(agent.networks()["actor"])]
+    taken = []
+    agent.learn(
+        64,
+        callback=SnapshotCallback(source(agent), tmp_path, task=3, settings=SMALL, on_snapshot=taken.append),
+    )
+    norms.append(norm(agent.networks()["actor"]))
+    assert [s.label for s in taken] == ["init", "end"]
+    assert [s.values["plasticity/actor/weight_norm"] for s in taken] == pytest.approx(norms, rel=1e-6)
+    assert [s.about["env_steps"] for s in taken] == [0, 64]
+    assert "plasticity/actor/weight_change" not in taken[0].values
+    assert taken[1].values["plasticity/actor/weight_change"] > 0
+    assert Snapshot.load(tmp_path / "task-003-end.npz").scalars() == taken[1].scalars()
+
+
+def test_numbers_costs_and_figures_are_logged_at_the_environment_step(tmp_path):
+    from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+    recorder = Recorder()
+    agent = agent_of(PPO)
+    board = TensorBoardOutputFormat(str(tmp_path / "tb"))
+    agent.set_logger(Logger(None, [recorder, board]))
+    agent.learn(32, callback=SnapshotCallback(source(agent), tmp_path, settings=SMALL))
+    step, first = recorder.rows[0]
+    assert step == 0
+    assert first["switch/snapshot_seconds"] > 0
+    assert 0 <= first["spectrum/total/epsilon_rank_0.01"] <= 1
+    assert isinstance(first["spectrum/density"], Figure)
+    step, last = recorder.rows[-1]
+    assert step == 32
+    assert "end/plasticity/actor/0/effective_rank" in last
+
+
+def test_a_failing_source_warns_and_training_goes_on(tmp_path):
+    def broken():
+        raise OSError("no environment today")
+
+    agent = agent_of(PPO)
+    with pytest.warns(
+        RuntimeWarning, match=r"snapshot 'init' of task 0: snapshot failed, .* no environment today"
+    ):
+        agent.learn(32, callback=SnapshotCallback(broken, tmp_path, moments=("init",), settings=SMALL))
+    assert agent.num_timesteps == 32
+    assert "OSError" in Snapshot.load(tmp_path / "task-000-init.npz").failures["snapshot"]
+
+
+def test_an_unwritable_folder_warns_and_training_goes_on(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    agent = agent_of(PPO)
+    with warnings.catch_warnings(record=True) as caught:
+        agent.learn(
+            32, callback=SnapshotCallback(source(agent), tmp_path / "file", moments=("end",), settings=SMALL)
+        )
+    assert any("record failed" in str(w.message) for w in caught)
+    assert agent.num_timesteps == 32
+
+
+def test_an_unknown_moment_is_named():
+    with pytest.raises(
+        errors.UnknownOption, match="moments='middle' is unknown; choose one of 'init', 'end'"
+    ):
+        SnapshotCallback(lambda: None, ".", moments=("middle",))
