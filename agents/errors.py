@@ -14,7 +14,7 @@ class UnsupportedSpace(AgentError, ValueError):
 
 
 class NonFiniteLoss(AgentError, RuntimeError):
-    """The loss (or its gradient) became NaN or infinite; raised before the optimiser takes the step.
+    """The loss, its gradient or an observation is NaN or infinite; raised before the optimiser takes a step.
 
     The parameters are those of the last good update, so the agent can still be saved and examined.
 
@@ -27,7 +27,7 @@ class NonFiniteLoss(AgentError, RuntimeError):
         self.quantity = quantity
         self.updates = updates
         super().__init__(
-            f"{quantity} is not finite after {updates} gradient updates; the optimiser step was not taken. "
+            f"{quantity} is not finite after {updates} gradient updates; the optimiser did not follow it. "
             "Look for NaN or very large rewards and observations; if they are sound, lower the learning rate "
             "or the strength of the mitigations, or clip gradients harder (max_grad_norm)."
         )

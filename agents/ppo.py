@@ -13,10 +13,10 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from .base import Agent, scalars
-from .errors import AgentError
+from .distributions import distribution_parameters, unchecked_distributions
+from .errors import AgentError, NonFiniteLoss
 from .features import hidden_activations
 from .losses import (
     approximate_kl,
@@ -69,6 +69,7 @@ class PPO(Agent, stable_baselines3.PPO):
             clip_range_vf=None if self.clip_range_vf is None else self.clip_range_vf(progress),  # type: ignore[operator]
         )
 
+    @unchecked_distributions()
     def loss(self, batch: PPOBatch) -> Loss:
         """``policy_loss + ent_coef entropy_loss + vf_coef value_loss`` (see `losses`)."""
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
@@ -161,6 +162,21 @@ class PPO(Agent, stable_baselines3.PPO):
         if batch.clip_range_vf is not None:
             record("train/clip_range_vf", batch.clip_range_vf)
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """As SB3's.
+
+        Raises:
+            NonFiniteLoss: an observation is NaN or infinite and the policy cannot act on it.
+        """
+        try:
+            with unchecked_distributions():
+                return super().collect_rollouts(*args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            seen = self._last_obs.values() if isinstance(self._last_obs, dict) else [self._last_obs]
+            if all(np.isfinite(observation).all() for observation in seen if observation is not None):
+                raise
+            raise NonFiniteLoss("an observation", self.gradient_updates) from error
+
     def _rollout_observations(self) -> Observations:
         """The whole rollout's, ``[n_steps * n_envs, ...]``: drawing minibatches has flattened the buffer."""
         stored, to_torch = self.rollout_buffer.observations, self.rollout_buffer.to_torch
@@ -194,7 +210,7 @@ class PPO(Agent, stable_baselines3.PPO):
                 "actor",
                 actor,
                 loss=lambda batch: self._actor_loss(clips(batch)),
-                outputs=lambda batch: _parameters(self._distribution(batch)),
+                outputs=lambda batch: distribution_parameters(self._distribution(batch)),
                 output_loss=lambda outputs, _: kl_from_present(outputs, self.action_space),
             ),
             "critic": Objective(
@@ -211,18 +227,20 @@ class PPO(Agent, stable_baselines3.PPO):
                 actor | critic,
                 loss=lambda batch: self.loss(clips(batch)).total,
                 outputs=lambda batch: torch.cat(
-                    [_parameters(self._distribution(batch)), self._values(batch)], dim=1
+                    [distribution_parameters(self._distribution(batch)), self._values(batch)], dim=1
                 ),
                 output_loss=None,
             ),
         }
 
+    @unchecked_distributions()
     def _distribution(self, batch: PPOBatch) -> Distribution:
         return self.policy.get_distribution(batch.observations)
 
     def _values(self, batch: PPOBatch) -> Tensor:
         return self.policy.predict_values(batch.observations)
 
+    @unchecked_distributions()
     def _actor_loss(self, batch: PPOBatch) -> Tensor:
         distribution = self._distribution(batch)
         log_prob = distribution.log_prob(batch.actions)
@@ -337,14 +355,3 @@ class PPO(Agent, stable_baselines3.PPO):
             policy.mlp_extractor.forward_critic(features[1])
         else:
             policy.mlp_extractor(features)
-
-
-def _parameters(distribution: Distribution) -> Tensor:
-    """What the policy network puts out, ``[B, K]``: logits, or means and log standard deviations."""
-    inner = distribution.distribution
-    if isinstance(inner, list):  # MultiDiscrete
-        return torch.cat([one.logits for one in inner], dim=1)  # type: ignore[attr-defined]
-    if isinstance(inner, Normal):
-        return torch.cat([inner.mean, inner.stddev.log()], dim=1)
-    logits: Tensor = inner.logits  # type: ignore[attr-defined]
-    return logits
