@@ -1,5 +1,6 @@
 """The description of a sequence: what stands under ``[tasks]`` in a preset."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
@@ -57,7 +58,15 @@ class SequenceSpec(BaseModel):
         return plain(value)
 
     def build(self, seed: int) -> TaskSequence:
-        """Draw the tasks and check them.
+        """Draw the tasks and check them; see `draw`.
+
+        Raises:
+            EnvError: As `draw` and `TaskSequence`.
+        """
+        return TaskSequence(self.draw(seed))
+
+    def draw(self, seed: int) -> Sequence[Task]:
+        """Draw the tasks, without making their environments.
 
         Args:
             seed: The seed of the run, >= 0; without effect if this description has a seed of its own.
@@ -65,14 +74,13 @@ class SequenceSpec(BaseModel):
         Raises:
             InvalidRule: A rule is unknown or has wrong parameters.
             InvalidTask: What the rules gave is no task.
-            EnvError: As `TaskSequence`.
         """
         if self.list and self.count != 1:
             raise InvalidTask("tasks are either written out (list) or generated (count), not both")
         seed = seed if self.seed == "run" else self.seed
         entries = self.list or ({},) * self.count
         tasks = [self._task(entry, seed, i, len(entries)) for i, entry in enumerate(entries)]
-        return TaskSequence([task for task in tasks for _ in range(self.repeats)] * self.cycles)
+        return [task for task in tasks for _ in range(self.repeats)] * self.cycles
 
     def _task(self, entry: dict[str, Any], seed: int, index: int, count: int) -> Task:
         defaults = {key: getattr(self, key) for key in Task.model_fields}

@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ..agents import DQN, MITIGATIONS, PPO, Mitigation
+from ..diagnostics import SnapshotSettings
 from ..envs import Task, TaskSequence, make_env
 from .errors import DeviceError, SpecError
 from .presets import did_you_mean
@@ -30,15 +31,20 @@ def derive_seed(run_seed: int, purpose: str, *path: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
-def vector_env(task: Task, n_envs: int, seed: int) -> VecEnv:
-    """``n_envs`` copies of the task's environment; copy i is reset with ``seed + i``, and its actions likewise."""
-    env = DummyVecEnv([lambda: Monitor(make_env(task)) for _ in range(n_envs)])
+def vector_env(task: Task, n_envs: int, seed: int, elapsed: int = 0) -> VecEnv:
+    """``n_envs`` copies of the task's environment, after ``elapsed`` environment steps of it.
+
+    Copy i is reset with ``seed + i`` the first time; after that it goes on from there.
+    """
+    env = DummyVecEnv(
+        [lambda: Monitor(make_env(task, copies=n_envs, elapsed=elapsed)) for _ in range(n_envs)]
+    )
     env.seed(seed)
     return env
 
 
 def choose_device(wanted: str, spec: RunSpec) -> torch.device:
-    """The device to train on; ``auto`` is the CPU for MLPs (faster there) and a GPU, if there is one, for images.
+    """The device to train on; ``auto``: the CPU for MLPs (faster there), a GPU, if there is one, for CNNs.
 
     Raises:
         DeviceError: a GPU was asked for and there is none.
@@ -48,7 +54,7 @@ def choose_device(wanted: str, spec: RunSpec) -> torch.device:
         return torch.device("cuda" if available and "cnn" in spec.agent.network.extractor else "cpu")
     if wanted == "cuda" and not available:
         raise DeviceError(
-            "--device cuda: torch sees no GPU on this machine; use --device cpu, or install a torch with CUDA "
+            "--device cuda: torch sees no GPU on this machine; use --device cpu, or install torch with CUDA "
             "and check that `nvidia-smi` lists the card"
         )
     return torch.device(wanted)
@@ -97,6 +103,11 @@ def build_mitigations(spec: RunSpec) -> list[Mitigation]:
     return built
 
 
+def snapshot_settings(spec: RunSpec) -> SnapshotSettings:
+    """What the spec's snapshots hold."""
+    return SnapshotSettings(**spec.diagnostics.spectrum.model_dump())
+
+
 def check_algorithm_fits(spec: RunSpec, sequence: TaskSequence) -> None:
     """Refuse a sequence that the algorithm cannot act in.
 
@@ -129,7 +140,9 @@ def _policy_kwargs(settings: AgentSpec, env: VecEnv) -> dict[str, Any]:
     kwargs: dict[str, Any] = {
         "net_arch": {"pi": hidden, "vf": hidden} if isinstance(settings, PPOSpec) else hidden,
         "optimizer_class": _OPTIMIZERS[settings.optimizer.name],
-        "optimizer_kwargs": _optimizer_kwargs(settings.optimizer, 1e-5 if isinstance(settings, PPOSpec) else 1e-8),
+        "optimizer_kwargs": _optimizer_kwargs(
+            settings.optimizer, 1e-5 if isinstance(settings, PPOSpec) else 1e-8
+        ),
     }
     if network.activation is not None:
         kwargs["activation_fn"] = network.activation
@@ -149,7 +162,16 @@ def _optimizer_kwargs(settings: OptimizerSpec, default_eps: float) -> dict[str, 
     return {"betas": settings.betas, "eps": eps, "fused": settings.fused}
 
 
-_OWN_FIELDS = {"algorithm", "n_envs", "network", "optimizer", "learning_rate", "learning_rate_end", "gamma", "max_grad_norm"}
+_OWN_FIELDS = {
+    "algorithm",
+    "n_envs",
+    "network",
+    "optimizer",
+    "learning_rate",
+    "learning_rate_end",
+    "gamma",
+    "max_grad_norm",
+}
 
 
 def _fields(settings: AgentSpec, names: set[str]) -> dict[str, Any]:

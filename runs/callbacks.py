@@ -1,4 +1,4 @@
-"""What happens during training beside the learning: episodes are written down, progress is told, Ctrl-C is heard."""
+"""Beside the learning: episodes are written down, progress is told, Ctrl-C is heard."""
 
 from __future__ import annotations
 

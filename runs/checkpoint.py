@@ -30,7 +30,14 @@ from .errors import RunFolderError
 
 Agent = PPO | DQN
 
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
+_COUNTERS = (
+    "num_timesteps",
+    "gradient_updates",
+    "_n_updates",
+    "_episode_num",
+    "_n_calls",
+    "exploration_rate",
+)
 _REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -108,7 +115,7 @@ def load_checkpoint(path: Path, agent: Agent) -> Position:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    # Clones, because the format refuses tensors that share memory (a shared features extractor has three names).
+    # Clones: the format refuses tensors that share memory (a shared features extractor has three names).
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
 
 

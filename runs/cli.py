@@ -30,16 +30,26 @@ Device = Literal["auto", "cpu", "cuda"]
 
 def train(
     preset: Annotated[
-        str | None, typer.Argument(help="A shipped preset (see --list) or the path of a TOML file.", show_default=False)
+        str | None,
+        typer.Argument(help="A shipped preset (see --list) or the path of a TOML file.", show_default=False),
     ] = None,
-    arm: Annotated[str | None, typer.Option(help="Named set of mitigations: bp, l2, er, l2-er, reset, ...")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="Named set of mitigations: bp, l2, er, l2-er, reset, ...")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: agent.learning_rate=1e-4")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: agent.learning_rate=1e-4"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several runs side by side, one process each: 0-4 or 0,3,7")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="How many of them at a time; all cores by default.")] = None,
-    device: Annotated[Device, typer.Option(help="auto: CPU for MLPs, a GPU if there is one for CNNs.")] = "auto",
+    seeds: Annotated[
+        str | None, typer.Option(help="Several runs side by side, one process each: 0-4 or 0,3,7")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="How many of them at a time; all cores by default.")
+    ] = None,
+    device: Annotated[
+        Device, typer.Option(help="auto: CPU for MLPs, a GPU if there is one for CNNs.")
+    ] = "auto",
     folder: Annotated[Path, typer.Option("--out", help="Where run folders are made.")] = Path("results"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     list_presets: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
@@ -51,11 +61,22 @@ def train(
     elif resume is not None:
         _resume(resume, device, preset, arm, settings, seed, seeds)
     elif preset is None:
-        raise _Usage("name a preset, for example `train-agent quickstart`; `train-agent --list` shows them all")
+        raise _Usage(
+            "name a preset, for example `train-agent quickstart`; `train-agent --list` shows them all"
+        )
     elif seed is not None and seeds is not None:
         raise _Usage("give --seed or --seeds, not both")
     else:
-        _start(preset, arm, settings or [], [seed] if seeds is None else _parse_seeds(seeds), jobs, device, folder, dry_run)
+        _start(
+            preset,
+            arm,
+            settings or [],
+            [seed] if seeds is None else _parse_seeds(seeds),
+            jobs,
+            device,
+            folder,
+            dry_run,
+        )
 
 
 class _Usage(ValueError):
@@ -93,7 +114,9 @@ def _resume(path: Path, device: Device, *others: object) -> None:
     from .folder import RunFolder
 
     if any(other is not None and other != [] for other in others):
-        raise _Usage("--resume goes on with the run as it was started; leave out the preset, --arm, --set and --seed(s)")
+        raise _Usage(
+            "--resume goes on with a run as it was started; leave out the preset, --arm, --set and --seed(s)"
+        )
     status = RunFolder.open(path).read_manifest()["status"]
     if status == "complete":
         raise _Usage(f"{str(path)!r} is complete; there is nothing to go on with")
@@ -127,7 +150,9 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
             case "failed":
                 err.print(f"error: {outcome.path.name}: {outcome.message}", soft_wrap=True, markup=False)
             case "interrupted":
-                err.print(f"stopped and saved; go on with: train-agent --resume {outcome.path}", soft_wrap=True)
+                err.print(
+                    f"stopped and saved; go on with: train-agent --resume {outcome.path}", soft_wrap=True
+                )
             case "not started":
                 err.print(f"not started: {outcome.path}", soft_wrap=True)
     complete = [outcome for outcome in outcomes if outcome.status == "complete"]
@@ -163,7 +188,9 @@ def _print_plan(plan: Plan) -> None:
     table = Table("task", "environment", "shifts", "env steps", "from", box=None, pad_edge=False)
     for index, task in enumerate(plan.sequence):
         shifts = "; ".join(str(shift) for shift in task.shifts) or "-"
-        table.add_row(str(index), task.env, shifts, f"{plan.task_steps[index]:,}", f"{plan.boundaries[index]:,}")
+        table.add_row(
+            str(index), task.env, shifts, f"{plan.task_steps[index]:,}", f"{plan.boundaries[index]:,}"
+        )
     out.print(table)
     out.print(f"\n{len(plan.sequence)} tasks, {plan.boundaries[-1]:,} environment steps; nothing was run")
 
@@ -174,7 +201,9 @@ def _print_returns(path: Path) -> None:
     from .folder import RunFolder
     from .summary import task_returns
 
-    table = Table("task", "episodes", "return, first tenth", "last tenth", box=None, pad_edge=False, title=path.name)
+    table = Table(
+        "task", "episodes", "return, first tenth", "last tenth", box=None, pad_edge=False, title=path.name
+    )
     table.title_justify = "left"
     for row in task_returns(RunFolder.open(path)):
         table.add_row(str(row.task), str(row.episodes), _number(row.first_tenth), _number(row.last_tenth))
@@ -225,21 +254,23 @@ def _guarded(command: Callable[[], None]) -> None:
     """Run ``command``; what a person can mend becomes one message and exit code 2."""
     try:
         command()
-    except ValueError as error:
+    except KeyboardInterrupt:
+        err.print("stopped at once; the last checkpoint is kept")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
         if not _meant_for_a_person(error):
             raise
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        err.print("stopped at once; the last checkpoint is kept")
-        sys.exit(INTERRUPTED)
 
 
-def _meant_for_a_person(error: ValueError) -> bool:
+def _meant_for_a_person(error: Exception) -> bool:
     from .errors import RunError
 
     if isinstance(error, (_Usage, RunError)):
         return True
+    from ..agents import AgentError
+    from ..diagnostics import MeasurementError
     from ..envs import EnvError
 
-    return isinstance(error, EnvError)
+    return isinstance(error, (AgentError, EnvError, MeasurementError))

@@ -17,5 +17,5 @@ class DeviceError(RunError):
     """A device that this machine does not have."""
 
 
-class RunInterrupted(Exception):  # noqa: N818 - it is not an error: a person asked for it
+class RunInterrupted(Exception):
     """Raised between two rollouts after Ctrl-C, so that the agent is saved in a consistent state."""

@@ -29,7 +29,9 @@ class Outcome:
     message: str = ""
 
 
-def execute(path: Path, device: str, report: Reporter, interrupted: Callable[[], bool], *, resume: bool = False) -> Outcome:
+def execute(
+    path: Path, device: str, report: Reporter, interrupted: Callable[[], bool], *, resume: bool = False
+) -> Outcome:
     """Train the run whose folder is ``path``; whatever happens comes back as an outcome."""
     from ..agents import AgentError  # torch is imported here and not before
     from ..envs import EnvError
@@ -63,7 +65,9 @@ def execute_side_by_side(
     stop = context.Event()
     outcomes: dict[Path, Outcome] = {}
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_adopt, initargs=(reports, stop)) as pool:
-        waiting: dict[Future[Outcome], Path] = {pool.submit(_execute_in_child, path, device): path for path in paths}
+        waiting: dict[Future[Outcome], Path] = {
+            pool.submit(_execute_in_child, path, device): path for path in paths
+        }
         while waiting:
             done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             _drain(reports, report)
@@ -102,7 +106,7 @@ def _drain(reports: Queue[Report], report: Reporter) -> None:
             return
 
 
-# In the child -------------------------------------------------------------------------------------------------
+# In the child ------------------------------------------------------------------------------------------
 
 _reports: Queue[Report]
 _stop: Event

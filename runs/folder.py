@@ -36,7 +36,16 @@ SCHEMA_VERSION = 1
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 
-_PACKAGES = ("pliant", "torch", "stable-baselines3", "gymnasium", "minigrid", "mujoco", "numpy", "tensorboard")
+_PACKAGES = (
+    "pliant",
+    "torch",
+    "stable-baselines3",
+    "gymnasium",
+    "minigrid",
+    "mujoco",
+    "numpy",
+    "tensorboard",
+)
 
 
 class RunFolder:
@@ -102,7 +111,7 @@ class RunFolder:
             )
         return folder
 
-    # Where things are -----------------------------------------------------------------------------------------
+    # Where things are --------------------------------------------------------------------------------
 
     @property
     def spec_file(self) -> Path:
@@ -142,12 +151,14 @@ class RunFolder:
         """All complete checkpoints, oldest first."""
         return sorted(path for path in self.checkpoints.glob("*") if path.is_dir() and path.name.isdecimal())
 
-    # What is in them ------------------------------------------------------------------------------------------
+    # What is in them ---------------------------------------------------------------------------------
 
     def read_spec(self) -> RunSpec:
         """The spec that this run was started with."""
         try:
-            return validate(tomllib.loads(self.spec_file.read_text(encoding="utf-8")), source=str(self.spec_file))
+            return validate(
+                tomllib.loads(self.spec_file.read_text(encoding="utf-8")), source=str(self.spec_file)
+            )
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SpecError(f"{str(self.spec_file)!r} cannot be read: {error}") from None
 

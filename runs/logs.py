@@ -24,7 +24,7 @@ EPISODE_COLUMNS = ("env_steps", "task", "return", "length")
 class ProgressCsv(KVWriter):
     """SB3's progress.csv, but continued where an earlier writer stopped, and free of the clock.
 
-    A column that appears later is added by rewriting the file; that happens a few times in a run's first minute.
+    A column that appears later is added by rewriting the file: a few times in a run's first minute.
     """
 
     def __init__(self, path: Path, keep_until: int) -> None:
@@ -33,14 +33,19 @@ class ProgressCsv(KVWriter):
         self._columns = list(rows[0]) if rows else [STEP]
         self._rewrite(rows)
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """Append one row of the scalars among ``key_values``."""
         row = {
             key: value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
             for key, value in sorted(key_values.items())
             if "csv" not in key_excluded.get(key, ()) and not key.endswith(_CLOCK)
         }
-        row = {STEP: step} | {key: value for key, value in row.items() if isinstance(value, (int, float))}
+        row = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+        if not row:
+            return
+        row[STEP] = step
         new = [key for key in row if key not in self._columns]
         if new:
             self._file.close()
@@ -65,7 +70,9 @@ class EpisodeCsv:
 
     def write(self, env_steps: int, task: int, episode: Mapping[str, float]) -> None:
         """Append the episode that ended at ``env_steps``; ``episode`` is what SB3's Monitor says of it."""
-        self._writer.writerow(dict(zip(EPISODE_COLUMNS, (env_steps, task, episode["r"], episode["l"]), strict=True)))
+        self._writer.writerow(
+            dict(zip(EPISODE_COLUMNS, (env_steps, task, episode["r"], episode["l"]), strict=True))
+        )
 
     def flush(self) -> None:
         """Hand the rows to the operating system."""
@@ -77,7 +84,7 @@ class EpisodeCsv:
 
 
 def run_logger(folder: RunFolder, keep_until: int = 0) -> Logger:
-    """SB3's logger over this run's files; rows after ``keep_until`` environment steps are dropped from them."""
+    """SB3's logger over this run's files, without their rows after ``keep_until`` environment steps."""
     board = TensorBoardOutputFormat(str(folder.tensorboard))
     if keep_until:
         board.writer = SummaryWriter(log_dir=str(folder.tensorboard), purge_step=keep_until + 1)

@@ -1,11 +1,10 @@
-"""From a preset's name (or a TOML file), an arm and ``--set`` to a RunSpec, with errors that name the remedy."""
+"""From a preset's name (or a TOML file), an arm and ``--set`` to a RunSpec; errors name the remedy."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import tomllib
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -32,11 +31,13 @@ def preset_names() -> list[str]:
     )
 
 
-def load_spec(preset: str, *, arm: str | None = None, settings: Sequence[str] = (), seed: int | None = None) -> RunSpec:
+def load_spec(
+    preset: str, *, arm: str | None = None, settings: Sequence[str] = (), seed: int | None = None
+) -> RunSpec:
     """Resolve a preset into a validated spec.
 
-    The order, each laid over the one before: the preset, its arm (the one shipped in ``specs/arms.toml`` under
-    the preset's own table of that name), ``settings``.
+    The order, each laid over the one before: the preset, its arm (the one in ``specs/arms.toml`` under the
+    preset's own table of that name), ``settings``.
 
     Args:
         preset: name of a shipped preset, or path of a TOML file.
@@ -74,7 +75,9 @@ def validate(table: Table, *, source: str) -> RunSpec:
         return RunSpec.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors(include_url=False)]
-        raise SpecError("\n".join([f"{source} is not a valid spec:", *(f"  {line}" for line in lines)])) from None
+        raise SpecError(
+            "\n".join([f"{source} is not a valid spec:", *(f"  {line}" for line in lines)])
+        ) from None
 
 
 def dump(spec: RunSpec) -> str:
@@ -87,7 +90,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = (
+            merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
     return merged
 
 
@@ -105,7 +110,9 @@ def _read(preset: str) -> Table:
         try:
             return tomllib.loads(Path(preset).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise SpecError(f"there is no file {preset!r}; `train-agent --list` names the shipped presets") from None
+            raise SpecError(
+                f"there is no file {preset!r}; `train-agent --list` names the shipped presets"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"{preset!r} cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
@@ -120,14 +127,18 @@ def _read(preset: str) -> Table:
 
 
 def _shipped(name: str) -> Table:
-    return tomllib.loads((resources.files(f"{__package__}.specs") / f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(
+        (resources.files(f"{__package__}.specs") / f"{name}.toml").read_text(encoding="utf-8")
+    )
 
 
 def _assign(table: Table, setting: str) -> None:
     """Put the value of ``a.b.c=value`` into ``table``; a number names a place in a list."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise SpecError(f"--set {setting!r} is not of the form key.key=value, for example agent.learning_rate=1e-4")
+        raise SpecError(
+            f"--set {setting!r} is not of the form key.key=value, for example agent.learning_rate=1e-4"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -135,10 +146,7 @@ def _assign(table: Table, setting: str) -> None:
     *path, last = key.strip().split(".")
     place: Any = table
     for name in path:
-        if isinstance(place, list):
-            place = place[_index(place, name, setting)]
-        else:
-            place = place.setdefault(name, {})
+        place = place[_index(place, name, setting)] if isinstance(place, list) else place.setdefault(name, {})
         if not isinstance(place, (dict, list)):
             raise SpecError(f"--set {setting!r}: {name!r} is a value, not a table")
     if isinstance(place, list):
@@ -149,7 +157,9 @@ def _assign(table: Table, setting: str) -> None:
 
 def _index(place: Sequence[Any], name: str, setting: str) -> int:
     if not name.isdecimal() or int(name) >= len(place):
-        raise SpecError(f"--set {setting!r}: {name!r} is not a place in a list of {len(place)}, counted from 0")
+        raise SpecError(
+            f"--set {setting!r}: {name!r} is not a place in a list of {len(place)}, counted from 0"
+        )
     return int(name)
 
 
@@ -196,6 +206,6 @@ def _descend(location: Iterable[str]) -> tuple[type[BaseModel] | None, list[str]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -29,17 +29,15 @@ class Report:
     last_return: float | None
     """Mean over the last episodes of this task; None before the first has ended."""
 
-    @property
-    def remaining_seconds(self) -> float:
-        """At the present speed."""
-        return (self.total_steps - self.steps) / max(self.steps_per_second, 1e-9)
-
     def __str__(self) -> str:
+        speed, left = "-", "-"
+        if self.steps_per_second:
+            minutes, seconds = divmod(round((self.total_steps - self.steps) / self.steps_per_second), 60)
+            speed, left = f"{self.steps_per_second:,.0f}", f"{minutes}:{seconds:02d}"
         result = "-" if self.last_return is None else f"{self.last_return:.1f}"
-        minutes, seconds = divmod(round(self.remaining_seconds), 60)
         return (
             f"task {self.task}/{self.tasks}  {self.steps:,}/{self.total_steps:,} env steps  "
-            f"{self.steps_per_second:,.0f}/s  {minutes}:{seconds:02d} left  return {result}"
+            f"{speed}/s  {left} left  return {result}"
         )
 
 

@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ..envs import SequenceSpec
 
@@ -18,7 +26,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Settings(BaseModel):
-    """Base of every table of a spec: unknown keys are refused, types are not converted, nothing changes later."""
+    """Base of every table of a spec: unknown keys refused, types not converted, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=True)
 
@@ -31,7 +39,7 @@ class NetworkSpec(Settings):
     activation: str | None = None
     """A name of ``pliant.agents.ACTIVATIONS``; None is SB3's: tanh for PPO, ReLU for DQN."""
     initialisation: str = "sb3"
-    """``sb3`` (orthogonal for PPO, torch's default for DQN) or a name of ``pliant.agents.INITIALISATIONS``."""
+    """``sb3`` (orthogonal for PPO, torch's for DQN) or another of ``pliant.agents.INITIALISATIONS``."""
     extractor: str = "flatten"
     """What turns observations into the trunks' input: a name of ``pliant.agents.FEATURES_EXTRACTORS``."""
     shared_extractor: bool = False
@@ -124,6 +132,24 @@ class DQNSpec(AgentSettings):
 AgentSpec = Annotated[PPOSpec | DQNSpec, Field(discriminator="algorithm")]
 
 
+class SpectrumSpec(Settings):
+    """Which spectra a snapshot holds; names and defaults of ``pliant.diagnostics.SnapshotSettings``."""
+
+    parts: tuple[str, ...] = ()
+    """Objectives of the agent (PPO: actor, critic, total; DQN: q); all of them if empty."""
+    operators: tuple[Literal["hessian", "ggn"], ...] = ("hessian",)
+    """Empty for no spectrum at all. A policy's ``ggn`` is the Fisher matrix."""
+    method: Literal["auto", "exact", "lanczos"] = "auto"
+    probes: PositiveInt = 10
+    """Random vectors per spectrum."""
+    depth: PositiveInt = 20
+    """Lanczos steps; products = probes * depth."""
+    epsilons: tuple[PositiveFloat, ...] = (1e-3, 1e-2, 1e-1)
+    relative_epsilons: tuple[PositiveFloat, ...] = (1e-3, 1e-2)
+    micro_batch: NonNegativeInt = 0
+    """At most this many samples in a graph at once; 0 for the whole batch."""
+
+
 class DiagnosticsSpec(Settings):
     """What is measured, when, and how finely."""
 
@@ -131,13 +157,11 @@ class DiagnosticsSpec(Settings):
     """Moments of each task at which a snapshot is taken; empty for none."""
     samples: PositiveInt = 2048
     """Fresh environment steps per snapshot."""
-    spectrum: bool = True
-    probes: PositiveInt = 10
-    """Random vectors per spectrum."""
-    depth: PositiveInt = 20
-    """Lanczos steps; products = probes * depth."""
+    updates: NonNegativeInt = 0
+    """Another snapshot after this many updates within a task (PPO counts epochs); 0 for none."""
     every: NonNegativeInt = 10_000
     """Environment steps between two rows of feature ranks, dead units and norms; 0 for none."""
+    spectrum: SpectrumSpec = SpectrumSpec()
 
 
 class RunSpec(Settings):
@@ -161,10 +185,15 @@ class RunSpec(Settings):
 
     @property
     def rollout_steps(self) -> int:
-        """Environment steps between two points at which the agent may stop (a rollout, or DQN's training interval)."""
+        """Environment steps between two points where training may stop: a rollout, or DQN's ``train_freq``."""
         per_env = self.agent.n_steps if isinstance(self.agent, PPOSpec) else self.agent.train_freq
         return per_env * self.agent.n_envs
 
     def task_steps(self, length: int) -> int:
-        """``length`` environment steps rounded up to whole rollouts: what a task of that length really takes."""
+        """``length`` environment steps rounded up to whole rollouts: what the task really takes."""
         return -(-length // self.rollout_steps) * self.rollout_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return sum(self.task_steps(task.length) for task in self.tasks.draw(self.seed))

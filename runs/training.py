@@ -7,6 +7,7 @@ descended, learn, measure again, save.
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,9 +18,16 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import HParam, Logger
 
 from ..agents import DQN, PPO, NonFiniteLoss
-from ..diagnostics import SnapshotCallback, SnapshotSettings
+from ..diagnostics import SnapshotCallback
 from ..envs import TaskSequence
-from .build import build_agent, build_mitigations, check_algorithm_fits, choose_device, derive_seed, vector_env
+from .build import (
+    build_agent,
+    check_algorithm_fits,
+    choose_device,
+    derive_seed,
+    snapshot_settings,
+    vector_env,
+)
 from .callbacks import InterruptRequested, RunMonitor
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .errors import RunFolderError, RunInterrupted
@@ -53,15 +61,23 @@ def make_plan(spec: RunSpec, device: str = "auto") -> Plan:
     """Check everything that can be checked before a file is written.
 
     Raises:
-        SpecError, DeviceError, EnvError: with what to do about it.
+        SpecError, DeviceError, EnvError, AgentError, MeasurementError: with what to do about it.
     """
     sequence = spec.tasks.build(spec.seed)
     check_algorithm_fits(spec, sequence)
-    build_mitigations(spec)
-    return Plan(spec, sequence, choose_device(device, spec))
+    snapshot_settings(spec)
+    plan = Plan(spec, sequence, choose_device(device, spec))
+    env = vector_env(sequence[0], spec.agent.n_envs, seed=0)
+    try:
+        build_agent(spec, env, seed=0, device=plan.device)  # only to see that it can be built
+    finally:
+        env.close()
+    return plan
 
 
-def train(plan: Plan, folder: RunFolder, report: Reporter, interrupted: InterruptRequested, *, resume: bool = False) -> None:
+def train(
+    plan: Plan, folder: RunFolder, report: Reporter, interrupted: InterruptRequested, *, resume: bool = False
+) -> None:
     """Train the plan's agent through its tasks, writing everything into ``folder``.
 
     Args:
@@ -94,7 +110,9 @@ def train(plan: Plan, folder: RunFolder, report: Reporter, interrupted: Interrup
 class _Trainer:
     """The state of one call of :func:`train`."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, report: Reporter, interrupted: InterruptRequested) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, report: Reporter, interrupted: InterruptRequested
+    ) -> None:
         self.plan = plan
         self.spec = plan.spec
         self.folder = folder
@@ -104,37 +122,29 @@ class _Trainer:
         self.logger: Logger
 
     def run(self, resume: bool) -> None:
-        start = self._load() if resume else self._begin()
-        self.episodes = EpisodeCsv(self.folder.episodes_file, start.env_steps)
-        self.started = (time.monotonic(), start.env_steps)
-        try:
+        self._fresh_agent(0)
+        start = self._load() if resume else Position(task=0, task_steps=0, env_steps=0)
+        with (
+            closing(run_logger(self.folder, start.env_steps)) as self.logger,
+            closing(EpisodeCsv(self.folder.episodes_file, start.env_steps)) as self.episodes,
+        ):
+            if not resume:
+                _log_spec(self.logger, self.spec)
+                self._save(start)  # so that there is always something to return to
+            self.started = (time.monotonic(), start.env_steps)
             for index in range(start.task, len(self.plan.sequence)):
                 self._train_task(index, done=start.task_steps if index == start.task else 0)
-        finally:
-            self.episodes.close()
-            self.logger.close()
-
-    def _begin(self) -> Position:
-        """A fresh agent, saved before its first step so that there is always something to return to."""
-        self.logger = run_logger(self.folder)
-        _log_spec(self.logger, self.spec)
-        start = Position(task=0, task_steps=0, env_steps=0)
-        self._fresh_agent(0)
-        self._save(start)
-        return start
 
     def _load(self) -> Position:
         checkpoints = self.folder.checkpoint_list()
         if not checkpoints:
-            raise RunFolderError(f"{str(self.folder.path)!r} has no checkpoint to resume from; start the run anew")
-        # The environment is only there for its spaces; each task brings its own.
-        self._fresh_agent(0)
-        position = load_checkpoint(checkpoints[-1], self.agent)
-        self.logger = run_logger(self.folder, keep_until=position.env_steps)
-        self.agent.set_logger(self.logger)
-        return position
+            raise RunFolderError(
+                f"{str(self.folder.path)!r} has no checkpoint to resume from; start the run anew"
+            )
+        return load_checkpoint(checkpoints[-1], self.agent)
 
     def _fresh_agent(self, task: int) -> None:
+        # The environment is only there for its spaces: each task brings its own.
         env = vector_env(self.plan.sequence[task], self.spec.agent.n_envs, 0)
         seed = derive_seed(self.spec.seed, "agent", task)
         self.agent = build_agent(self.spec, env, seed=seed, device=self.plan.device)
@@ -148,18 +158,27 @@ class _Trainer:
         agent = self.agent
         agent.set_logger(self.logger)
         agent.num_timesteps = first + done
-        # A switch is a reset point: the environments' seeds depend on where the run stands and on nothing else.
+        # A reset point: the environments' seeds depend on where the run stands and on nothing else.
         seed = derive_seed(spec.seed, "env", index, done)
         previous = agent.get_env()
-        agent.set_env(vector_env(task, spec.agent.n_envs, seed))
+        agent.set_env(vector_env(task, spec.agent.n_envs, seed, elapsed=done))
         if previous is not None:
             previous.close()
         if done == 0:
             agent.ep_info_buffer = agent.ep_success_buffer = None  # statistics of another task
-            for mitigation in agent.mitigations:
-                mitigation.on_task_start(agent, index)
-        agent.schedule_over(*((first, last) if spec.schedule == "per-task" else (0, self.plan.boundaries[-1])))
-        monitor = RunMonitor(self.plan, index, self.folder.path.name, self.episodes, self.report, self.interrupted, self.started)
+            agent.start_task(index)
+        agent.schedule_over(
+            *((first, last) if spec.schedule == "per-task" else (0, self.plan.boundaries[-1]))
+        )
+        monitor = RunMonitor(
+            self.plan,
+            index,
+            self.folder.path.name,
+            self.episodes,
+            self.report,
+            self.interrupted,
+            self.started,
+        )
         try:
             agent.learn(
                 last - first - done,
@@ -176,7 +195,7 @@ class _Trainer:
     def _snapshots(self, index: int, done: int) -> list[SnapshotCallback]:
         """The callback that measures task ``index`` on data of its own, in environments of its own."""
         settings = self.spec.diagnostics
-        if not settings.at:
+        if not (settings.at or settings.updates):
             return []
 
         def fresh_batch() -> Any:
@@ -187,8 +206,16 @@ class _Trainer:
             finally:
                 env.close()
 
-        moments = [moment for moment in settings.at if not (moment == "init" and done)]
-        return [SnapshotCallback(fresh_batch, self.folder.snapshots, moments=moments, task=index, settings=SnapshotSettings())]
+        return [
+            SnapshotCallback(
+                fresh_batch,
+                self.folder.snapshots,
+                moments=[moment for moment in settings.at if not (moment == "init" and done)],
+                task=index,
+                settings=snapshot_settings(self.spec),
+                every=settings.updates,
+            )
+        ]
 
     def _save(self, position: Position) -> None:
         save_checkpoint(self.folder.checkpoint(position.env_steps), self.agent, position)
@@ -196,7 +223,9 @@ class _Trainer:
 
 def _log_spec(logger: Logger, spec: RunSpec) -> None:
     """The resolved spec as text, and its scalars in TensorBoard's table of hyperparameters."""
-    text = "\n".join(f"    {line}" for line in dump(spec).splitlines())  # indented: Markdown shows it verbatim
+    text = "\n".join(
+        f"    {line}" for line in dump(spec).splitlines()
+    )  # indented: Markdown shows it verbatim
     logger.record("run/spec", text, exclude=("csv",))
     hyperparameters = dict(_flatten(spec.model_dump(mode="json", exclude={"tasks", "description"})))
     logger.record("hparams", HParam(hyperparameters, {"rollout/ep_rew_mean": 0.0}), exclude=("csv",))

@@ -51,7 +51,11 @@ def test_the_walk_sees_relative_imports() -> None:
 
 @pytest.mark.parametrize("module", ["stable_baselines3", "matplotlib"])
 def test_in_diagnostics_one_file_alone_knows(module: str) -> None:
-    files = [path for path in MODULES if "diagnostics" in path.parts and any(n.split(".")[0] == module for n in imported(path))]
+    files = [
+        path
+        for path in MODULES
+        if "diagnostics" in path.parts and any(n.split(".")[0] == module for n in imported(path))
+    ]
     assert len(files) == 1
 
 
@@ -62,4 +66,6 @@ def test_only_the_command_line_prints_or_exits() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in {"print", "sys.exit", "exit", "quit"}, f"{path.name}:{node.lineno} calls {called}"
+                assert called not in {"print", "sys.exit", "exit", "quit"}, (
+                    f"{path.name}:{node.lineno} calls {called}"
+                )

@@ -1,1 +1,1 @@
-"""The shipped presets (``*.toml``), each only what differs from the defaults, and the arms (``arms.toml``)."""
+"""The shipped presets (``*.toml``), each what differs from the defaults, and the arms (``arms.toml``)."""

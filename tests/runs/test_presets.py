@@ -59,7 +59,12 @@ def test_settings_are_laid_over_the_arm_and_typed_by_toml() -> None:
     spec = load_spec(
         "cartpole-offset",
         arm="l2",
-        settings=["mitigations.l2.strength=1e-4", "schedule=whole-run", "agent.network.hidden=[8]", "tasks.count=2"],
+        settings=[
+            "mitigations.l2.strength=1e-4",
+            "schedule=whole-run",
+            "agent.network.hidden=[8]",
+            "tasks.count=2",
+        ],
         seed=7,
     )
     assert spec.mitigations == {"l2": {"strength": 1e-4}}
@@ -76,7 +81,9 @@ def test_a_number_names_a_place_in_a_list() -> None:
 
 def test_a_file_of_one_s_own_is_a_preset(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('[tasks]\nenv = "CartPole-v1"\nlength = 100\n[agent]\nalgorithm = "dqn"\n', encoding="utf-8")
+    path.write_text(
+        '[tasks]\nenv = "CartPole-v1"\nlength = 100\n[agent]\nalgorithm = "dqn"\n', encoding="utf-8"
+    )
     spec = load_spec(str(path))
     assert (spec.name, spec.arm) == ("mine", "bp")
     assert isinstance(spec.agent, DQNSpec)
@@ -89,7 +96,11 @@ def test_a_task_is_rounded_up_to_whole_rollouts() -> None:
     assert load_spec("minigrid-dqn").rollout_steps == 4
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("abc"), st.integers())))
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("abc"), st.integers())
+    )
+)
 def test_merging_with_nothing_changes_nothing(table: dict[str, object]) -> None:
     assert merge(table, {}) == merge({}, table) == merge(table, table) == table
 
@@ -98,25 +109,48 @@ REFUSED = {
     "an unknown preset": (("quickstrat", None, []), ["no preset 'quickstrat'", "'quickstart'"]),
     "a missing file": (("nowhere.toml", None, []), ["no file 'nowhere.toml'", "--list"]),
     "an unknown arm": (("quickstart", "l2er", []), ["no arm 'l2er'", "'l2-er'"]),
-    "an unknown key": (("quickstart", None, ["agent.learning_rat=1"]), ["agent.learning_rat", "'learning_rate'"]),
+    "an unknown key": (
+        ("quickstart", None, ["agent.learning_rat=1"]),
+        ["agent.learning_rat", "'learning_rate'"],
+    ),
     "an unknown table": (("quickstart", None, ["agnet.gamma=1.0"]), ["agnet", "'agent'"]),
     "a wrong type": (("quickstart", None, ["agent.n_steps='many'"]), ["agent.n_steps", "integer", "'many'"]),
     "a float for an integer": (("quickstart", None, ["agent.n_steps=512.0"]), ["agent.n_steps", "512.0"]),
-    "a negative number": (("quickstart", None, ["agent.n_steps=-1"]), ["agent.n_steps", "greater than 0", "-1"]),
+    "a negative number": (
+        ("quickstart", None, ["agent.n_steps=-1"]),
+        ["agent.n_steps", "greater than 0", "-1"],
+    ),
     "not a number": (("quickstart", None, ["agent.learning_rate=nan"]), ["agent.learning_rate"]),
-    "a fraction above one": (("quickstart", None, ["agent.gamma=1.5"]), ["agent.gamma", "less than or equal to 1"]),
-    "an unknown algorithm": (("quickstart", None, ["agent.algorithm=sac"]), ["agent.algorithm", "'ppo' or 'dqn'"]),
-    "a key of the other algorithm": (("minigrid-dqn", None, ["agent.n_epochs=4"]), ["agent.n_epochs", "unknown key"]),
-    "a batch that does not divide": (("quickstart", None, ["agent.batch_size=100"]), ["100", "2048", "divide"]),
+    "a fraction above one": (
+        ("quickstart", None, ["agent.gamma=1.5"]),
+        ["agent.gamma", "less than or equal to 1"],
+    ),
+    "an unknown algorithm": (
+        ("quickstart", None, ["agent.algorithm=sac"]),
+        ["agent.algorithm", "'ppo' or 'dqn'"],
+    ),
+    "a key of the other algorithm": (
+        ("minigrid-dqn", None, ["agent.n_epochs=4"]),
+        ["agent.n_epochs", "unknown key"],
+    ),
+    "a batch that does not divide": (
+        ("quickstart", None, ["agent.batch_size=100"]),
+        ["100", "2048", "divide"],
+    ),
     "a batch above the rollout": (("quickstart", None, ["agent.batch_size=4096"]), ["4096", "2048"]),
-    "a setting without value": (("quickstart", None, ["agent.gamma"]), ["--set 'agent.gamma'", "key.key=value"]),
+    "a setting without value": (
+        ("quickstart", None, ["agent.gamma"]),
+        ["--set 'agent.gamma'", "key.key=value"],
+    ),
     "a setting below a value": (("quickstart", None, ["arm.x=1"]), ["'arm' is a value"]),
     "a place beyond a list": (("minigrid-rooms", None, ["tasks.list.9.env=x"]), ["'9'", "list of 6"]),
 }
 
 
 @pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_is_refused_by_name(arguments: tuple[str, str | None, list[str]], said: list[str]) -> None:
+def test_what_cannot_be_is_refused_by_name(
+    arguments: tuple[str, str | None, list[str]], said: list[str]
+) -> None:
     preset, arm, settings = arguments
     with pytest.raises(SpecError) as caught:
         load_spec(preset, arm=arm, settings=settings)
@@ -128,5 +162,5 @@ def test_what_cannot_be_is_refused_by_name(arguments: tuple[str, str | None, lis
 def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("seed = = 1", encoding="utf-8")
-    with pytest.raises(SpecError, match="not valid TOML.*line 1"):
+    with pytest.raises(SpecError, match=r"not valid TOML.*line 1"):
         load_spec(str(path))

@@ -1,0 +1,236 @@
+"""The command line as a person meets it: what it says, how it exits, what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pliant.runs import cli
+
+TOY = """
+[tasks]
+env = "CartPole-v1"
+length = 128
+count = 2
+[agent]
+algorithm = "ppo"
+n_steps = 64
+n_epochs = 1
+[agent.network]
+hidden = [8]
+[diagnostics]
+samples = 64
+[diagnostics.spectrum]
+probes = 2
+depth = 4
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call train-agent in this process; returns exit code, standard output and standard error."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train-agent", *map(str, arguments)])
+        monkeypatch.setattr(cli.out, "width", 200)
+        try:
+            cli.train_agent()
+            code = 0
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def program(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """train-agent in a process of its own."""
+    code = "from pliant.runs.cli import train_agent; train_agent()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+BAD = {
+    "no preset": ((), "name a preset"),
+    "unknown preset": (("quikstart",), "did you mean 'quickstart'"),
+    "unknown arm": (("quickstart", "--arm", "l2er"), "did you mean 'l2-er'"),
+    "unknown key": (("quickstart", "--set", "agent.gama=0.9"), "did you mean 'gamma'"),
+    "wrong type": (
+        ("quickstart", "--set", "agent.n_steps=abc"),
+        "agent.n_steps: Input should be a valid integer",
+    ),
+    "negative length": (("quickstart", "--set", "tasks.length=-5"), "greater than 0"),
+    "zero length": (("quickstart", "--set", "tasks.length=0"), "greater than 0"),
+    "unknown environment": (("quickstart", "--set", "tasks.env=CartPool-v1"), "CartPole-v1"),
+    "unknown shift": (("quickstart", "--set", "tasks.shifts.0.type=observation-ofset"), "observation-offset"),
+    "unknown rule": (("quickstart", "--set", "tasks.shifts.0.seed.rule=sed"), "seed"),
+    "tasks of different spaces": (
+        ("minigrid-rooms", "--set", "tasks.list.2.env=CartPole-v1"),
+        "tasks[2] (CartPole-v1) has the observation space",
+    ),
+    "continuous actions with DQN": (
+        ("minigrid-dqn", "--set", "tasks.list=[]", "--set", "tasks.env=Pendulum-v1"),
+        "dqn needs discrete actions",
+    ),
+    "unknown mitigation": (("quickstart", "--arm", "bp", "--set", "mitigations.l3.strength=1.0"), "no 'l3'"),
+    "unknown setting of one": (
+        ("quickstart", "--set", "mitigations.l2.strenth=1.0"),
+        "did you mean 'strength'",
+    ),
+    "bad setting of one": (("quickstart", "--set", "mitigations.l2.strength=-1.0"), "strength of at least 0"),
+    "unknown activation": (("quickstart", "--set", "agent.network.activation=rleu"), "relu"),
+    "a policy that does not fit": (
+        ("quickstart", "--set", "agent.network.extractor=small-cnn"),
+        "SmallCNN needs a Box of shape",
+    ),
+    "both seed and seeds": (("quickstart", "--seed", "1", "--seeds", "0-3"), "not both"),
+    "bad seeds": (("quickstart", "--seeds", "3-1"), "expected numbers and ranges"),
+    "no such file": (("mine.toml",), "there is no file 'mine.toml'"),
+    "no run to resume": (("--resume", "nowhere"), "not a run folder"),
+    "resume with a preset": (("quickstart", "--resume", "nowhere"), "leave out the preset"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_message_and_leaves_nothing(command, tmp_path: Path, arguments, said: str) -> None:
+    results = tmp_path / "results"
+    code, out, err = command(*arguments, "--out", results)
+    assert code == cli.BAD_INPUT
+    assert said in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err + out
+    assert not results.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
+def test_a_gpu_that_is_not_there_is_said_so(command, toy: Path, tmp_path: Path) -> None:
+    code, _, err = command(toy, "--device", "cuda", "--out", tmp_path / "results")
+    assert code == cli.BAD_INPUT
+    assert "torch sees no GPU" in err
+
+
+def test_an_unwritable_output_is_said_so(command, toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = command(toy, "--out", tmp_path / "file" / "results")
+    assert code == cli.BAD_INPUT
+    assert "no run can be written to" in err
+    assert "--out" in err
+
+
+def test_a_missing_package_is_said_with_the_command_that_installs_it(
+    command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)  # as if it were not installed
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, _, err = command("slippery-ant-short", "--out", tmp_path / "results")
+    assert code == cli.BAD_INPUT
+    assert "pip install" in err
+    assert "mujoco" in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_prints_the_spec_and_the_tasks_and_writes_nothing(command, tmp_path: Path) -> None:
+    code, out, _ = command("cartpole-offset", "--dry-run", "--seed", "3", "--out", tmp_path / "results")
+    assert code == 0
+    assert 'arm = "l2-er"' in out
+    assert "seed = 3" in out
+    assert "20 tasks, 409,600 environment steps; nothing was run" in out
+    assert "389,120" in out  # where the last task begins
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_list_names_every_preset(command) -> None:
+    from pliant.runs.presets import preset_names
+
+    code, out, _ = command("--list")
+    assert code == 0
+    for name in preset_names():
+        assert name in out
+
+
+def test_a_run_says_where_its_results_are_and_how_to_watch_them(command, toy: Path, tmp_path: Path) -> None:
+    code, out, err = command(toy, "--out", tmp_path / "results")
+    assert (code, err) == (0, "")
+    (run,) = (tmp_path / "results").iterdir()
+    assert str(run) in out
+    assert f"tensorboard --logdir {run}" in out
+    assert "task 2/2" in out
+    assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
+    code, _, err = command("--resume", run)
+    assert code == cli.BAD_INPUT
+    assert "complete; there is nothing to go on with" in err
+
+
+def test_a_loss_that_is_not_finite_names_the_quantity(command, toy: Path, tmp_path: Path) -> None:
+    settings = ["--set", "agent.learning_rate=1e30", "--set", "agent.max_grad_norm=inf"]
+    code, _, err = command(toy, *settings, "--out", tmp_path / "results")
+    assert code == cli.FAILED
+    assert "not finite after" in err
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_stops_between_rollouts_saves_and_says_how_to_go_on(toy: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    process = program(toy, "--set", "tasks.length=1_000_000", "--out", results, "--set", "diagnostics.at=[]")
+    _wait_for(lambda: any(results.glob("*/checkpoints/000000000000")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    (run,) = results.iterdir()
+    assert f"train-agent --resume {run}" in err
+    assert "Traceback" not in out + err
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+    newest = max((run / "checkpoints").iterdir())
+    assert int(newest.name) % 64 == 0
+
+
+def test_several_seeds_train_side_by_side_and_equal_those_trained_alone(
+    toy: Path, tmp_path: Path, command
+) -> None:
+    out, err = program(toy, "--seeds", "0-1", "--jobs", "2", "--out", tmp_path / "together").communicate(
+        timeout=120
+    )
+    assert err == ""
+    assert command(toy, "--seed", "1", "--out", tmp_path / "alone")[0] == 0
+    together = sorted((tmp_path / "together").iterdir())
+    assert len(together) == 2
+    assert all(path.name in out for path in together)
+    (alone,) = (tmp_path / "alone").iterdir()
+    tensors = "checkpoints/000000000256/tensors.safetensors"
+    assert (together[1] / tensors).read_bytes() == (alone / tensors).read_bytes()
+    assert (together[0] / tensors).read_bytes() != (alone / tensors).read_bytes()
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, contextlib\nfrom pliant.runs.cli import main\nsys.argv = ['pliant', 'train', '--help']\n"
+        "with contextlib.suppress(SystemExit):\n    main()\nassert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def _wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)

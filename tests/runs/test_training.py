@@ -1,0 +1,190 @@
+"""Runs of a few hundred steps: what they write, that they repeat themselves, that they can be stopped."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pliant.agents import NonFiniteLoss
+from pliant.runs.errors import RunFolderError, RunInterrupted
+from pliant.runs.folder import RunFolder
+from pliant.runs.presets import validate
+from pliant.runs.progress import Report
+from pliant.runs.summary import task_returns
+from pliant.runs.training import make_plan, train
+
+SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}}
+MEASURE = {"samples": 64, "every": 128, "spectrum": {"probes": 2, "depth": 4}}
+PPO = {
+    "name": "toy",
+    "tasks": {"env": "CartPole-v1", "length": 256, "count": 2, "shifts": [SHIFT]},
+    "agent": {"algorithm": "ppo", "n_envs": 2, "n_steps": 64, "n_epochs": 2, "network": {"hidden": [8]}},
+    "mitigations": {"l2": {"strength": 1e-4}, "effective-rank": {}},
+    "diagnostics": MEASURE,
+}
+DQN = {
+    **PPO,
+    "agent": {"algorithm": "dqn", "learning_starts": 32, "buffer_size": 300, "network": {"hidden": [8]}},
+}
+
+
+def run(out: Path, table: dict, *, stop_after: int | None = None, **changes: object) -> RunFolder:
+    """Train ``table``; with ``stop_after``, as if Ctrl-C were pressed at that environment step."""
+    plan = make_plan(validate({**table, **changes}, source="test"), "cpu")
+    folder = RunFolder.create(out, plan.spec, plan.boundaries)
+    reports: list[Report] = []
+    finish(folder, reports, stop_after)
+    return folder
+
+
+def finish(
+    folder: RunFolder, reports: list[Report], stop_after: int | None = None, *, resume: bool = False
+) -> None:
+    calls = 0
+
+    def interrupted() -> bool:
+        nonlocal calls
+        calls += 1
+        return stop_after is not None and calls > stop_after
+
+    train(make_plan(folder.read_spec(), "cpu"), folder, reports.append, interrupted, resume=resume)
+
+
+def tensors(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(folder.checkpoint_list()[-1] / "tensors.safetensors")
+
+
+def assert_equal(one: RunFolder, other: RunFolder) -> None:
+    first, second = tensors(one), tensors(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    for file in ("progress_file", "episodes_file"):
+        assert getattr(one, file).read_text() == getattr(other, file).read_text()
+
+
+@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path, table: dict) -> None:
+    folder = run(tmp_path, table)
+    manifest = folder.read_manifest()
+    assert manifest["status"] == "complete"
+    assert manifest["boundaries"] == [0, 256, 512]
+    assert {"schema_version", "seed", "command", "versions", "git_commit", "created"} <= manifest.keys()
+    assert folder.read_spec() == validate(table, source="test")
+    assert [path.name for path in folder.checkpoint_list()] == [
+        "000000000000",
+        "000000000256",
+        "000000000512",
+    ]
+    assert len(list(folder.snapshots.glob("*.npz"))) == 4
+    with folder.progress_file.open() as file:
+        steps = [int(row["time/total_timesteps"]) for row in csv.DictReader(file)]
+    assert steps == sorted(steps)
+    assert steps[-1] == 512
+    with folder.episodes_file.open() as file:
+        episodes = list(csv.DictReader(file))
+    assert {row["task"] for row in episodes} == {"0", "1"}
+    assert sum(row.episodes for row in task_returns(folder)) == len(episodes)
+
+
+@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path, table: dict) -> None:
+    first, second, other = run(tmp_path, table), run(tmp_path, table), run(tmp_path, table, seed=1)
+    assert first.path != second.path
+    assert_equal(first, second)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(tensors(first).values(), tensors(other).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+def test_snapshots_leave_the_training_as_it_is(tmp_path: Path, table: dict) -> None:
+    with_snapshots = run(tmp_path, table)
+    without = run(tmp_path, table, diagnostics={"at": [], "every": 0})
+    first, second = tensors(with_snapshots), tensors(without)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert with_snapshots.episodes_file.read_text() == without.episodes_file.read_text()
+
+
+@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+def test_a_run_stopped_at_a_switch_goes_on_as_if_it_had_not_been(tmp_path: Path, table: dict) -> None:
+    whole = run(tmp_path / "whole", table)
+    rollouts_per_task = 256 // validate(table, source="test").rollout_steps
+    with pytest.raises(RunInterrupted):
+        run(tmp_path / "stopped", table, stop_after=rollouts_per_task)
+    stopped = RunFolder.open(next((tmp_path / "stopped").iterdir()))
+    assert stopped.read_manifest()["status"] == "interrupted"
+    finish(stopped, [], resume=True)
+    assert stopped.read_manifest()["status"] == "complete"
+    assert_equal(whole, stopped)
+
+
+def test_a_run_stopped_within_a_task_is_saved_and_finishes_it(tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted):
+        run(tmp_path, PPO, stop_after=1)
+    folder = RunFolder.open(next(tmp_path.iterdir()))
+    assert folder.checkpoint_list()[-1].name == "000000000128"
+    reports: list[Report] = []
+    finish(folder, reports, resume=True)
+    assert reports[-1].steps == reports[-1].total_steps == 512
+    assert folder.checkpoint_list()[-1].name == "000000000512"
+    assert len(list(folder.snapshots.glob("*.npz"))) == 4
+
+
+def test_a_reset_run_starts_each_task_with_a_fresh_agent(tmp_path: Path) -> None:
+    folder = run(tmp_path, PPO, reset=True, agent={**PPO["agent"], "learning_rate": 1e-30}, mitigations={})
+    initial, after_first, after_second = (
+        load_file(p / "tensors.safetensors") for p in folder.checkpoint_list()
+    )
+    name = "policy/mlp_extractor.policy_net.0.weight"
+    assert torch.equal(initial[name], after_first[name])
+    assert not torch.allclose(after_first[name], after_second[name], atol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    table = {**PPO, "agent": {**PPO["agent"], "learning_rate": 1e30, "max_grad_norm": float("inf")}}
+    with pytest.raises(NonFiniteLoss, match=r"not finite after \d+ gradient updates"):
+        run(tmp_path, table)
+    folder = RunFolder.open(next(tmp_path.iterdir()))
+    manifest = folder.read_manifest()
+    assert manifest["status"] == "failed"
+    assert "not finite" in manifest["error"]
+    assert all(torch.isfinite(tensor).all() for name, tensor in tensors(folder).items() if "policy" in name)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    folder = run(tmp_path, PPO)
+    file = folder.checkpoint_list()[-1] / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunFolderError, match="cannot be used"):
+        finish(folder, [], resume=True)
+
+
+def test_two_runs_of_the_same_second_get_two_folders(tmp_path: Path) -> None:
+    spec = validate(PPO, source="test")
+    folders = [RunFolder.create(tmp_path, spec, [0, 1]) for _ in range(5)]
+    assert len({folder.path for folder in folders}) == 5
+
+
+def test_a_folder_of_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, validate(PPO, source="test"), [0, 1])
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    (folder.path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+    with pytest.raises(RunFolderError, match=r"schema version 99.*reads 1"):
+        RunFolder.open(folder.path)
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_the_schedule_of_exploration_restarts_per_task_or_spans_the_run(tmp_path: Path) -> None:
+    rates = {}
+    for schedule in ("per-task", "whole-run"):
+        folder = run(tmp_path, DQN, schedule=schedule, agent={**DQN["agent"], "exploration_fraction": 1.0})
+        states = [json.loads((p / "state.json").read_text()) for p in folder.checkpoint_list()[1:]]
+        rates[schedule] = [state["counters"]["exploration_rate"] for state in states]
+    np.testing.assert_allclose(rates["per-task"], [0.05, 0.05], atol=0.01)
+    np.testing.assert_allclose(rates["whole-run"], [0.525, 0.05], atol=0.01)
