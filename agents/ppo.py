@@ -234,6 +234,11 @@ class PPO(Agent, stable_baselines3.PPO):
         }
 
     @unchecked_distributions()
+    def ratios(self, batch: PPOBatch) -> Tensor:
+        """Probability of each action now over that when it was taken, ``[B]``; 1 in a gathered batch."""
+        return torch.exp(self._distribution(batch).log_prob(batch.actions) - batch.old_log_prob)
+
+    @unchecked_distributions()
     def _distribution(self, batch: PPOBatch) -> Distribution:
         return self.policy.get_distribution(batch.observations)
 
@@ -315,13 +320,15 @@ class PPO(Agent, stable_baselines3.PPO):
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``actor/<depth>`` and ``critic/<depth>``; ``shared/<depth>`` in a shared features extractor."""
         policy = self.policy
-        actor, critic = [policy.mlp_extractor.policy_net], [policy.mlp_extractor.value_net]
-        networks: dict[str, list[nn.Module]] = {"actor": [*actor], "critic": [*critic]}
+        actor, critic = policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net
+        networks: dict[str, list[nn.Module]]
         if policy.share_features_extractor:
-            networks = {"shared": [policy.features_extractor], **networks}
+            networks = {"shared": [policy.features_extractor], "actor": [actor], "critic": [critic]}
         else:
-            networks["actor"].insert(0, policy.pi_features_extractor)
-            networks["critic"].insert(0, policy.vf_features_extractor)
+            networks = {
+                "actor": [policy.pi_features_extractor, actor],
+                "critic": [policy.vf_features_extractor, critic],
+            }
         return {
             f"{network}/{depth}": layer
             for network, modules in networks.items()
@@ -343,7 +350,12 @@ class PPO(Agent, stable_baselines3.PPO):
         }
         networks: dict[str, dict[str, nn.Parameter]] = {"actor": {}, "critic": {}}
         for name, parameter in policy.named_parameters():
-            home = next(home for prefix, home in homes.items() if f"{name}.".startswith(f"{prefix}."))
+            home = next((home for prefix, home in homes.items() if f"{name}.".startswith(f"{prefix}.")), None)
+            if home is None:
+                raise AgentError(
+                    f"{type(policy).__name__} has a parameter {name!r} that is in none of PPO's networks. "
+                    "Override PPO.networks() for this policy."
+                )
             networks.setdefault(home, {})[name] = parameter
         return networks
 

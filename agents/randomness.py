@@ -18,7 +18,7 @@ def isolated_randomness(seed: int) -> Iterator[None]:
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if cuda else []
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # all that it takes
     torch.default_generator.manual_seed(seed)
     if cuda:
         torch.cuda.manual_seed_all(seed)

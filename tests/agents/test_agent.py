@@ -9,10 +9,11 @@ import pytest
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from pliant.agents import AGENTS, DQN, L2, PPO, InvalidSetting, NonFiniteLoss, UnsupportedSpace
+from pliant.agents import AGENTS, DQN, L2, PPO, AgentError, InvalidSetting, NonFiniteLoss, UnsupportedSpace
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 PICTURE = spaces.Box(0, 10, (6, 6, 2), np.uint8)
@@ -103,6 +104,17 @@ def test_the_networks_of_ppo_partition_its_parameters(actions, share, observatio
     assert set(networks) == expected
     members = [name for network in networks.values() for name in network]
     assert sorted(members) == sorted(name for name, _ in agent.policy.named_parameters())
+
+
+def test_a_policy_with_parameters_of_unknown_purpose_is_refused(toy):
+    class Extended(ActorCriticPolicy):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.world_model = nn.Linear(2, 2)
+
+    agent = PPO(Extended, toy(), **SMALL[PPO])
+    with pytest.raises(AgentError, match=r"'world_model.weight' .* Override PPO.networks"):
+        agent.networks()
 
 
 def test_the_network_of_dqn_is_the_online_one(toy):

@@ -164,6 +164,7 @@ def test_gathered_ratios_are_exactly_one(name, case, copies, toy):
     with torch.no_grad():
         values, log_prob, _ = agent.policy.evaluate_actions(batch.observations, batch.actions)
     assert torch.equal(torch.exp(log_prob - batch.old_log_prob), torch.ones(50))
+    torch.testing.assert_close(agent.ratios(batch), torch.ones(50), atol=1e-5, rtol=0)
     assert torch.equal(values.flatten(), batch.old_values)
     assert not batch.old_log_prob.requires_grad
     assert len(batch.returns) == 50
