@@ -11,16 +11,19 @@ from .curvature import hessian_spectrum, operator_spectrum
 from .errors import MeasurementError
 from .estimate import Estimate
 from .features import measure_features
-from .snapshot import Snapshot, SnapshotSettings, take_snapshot
+from .measure import take_snapshot
+from .settings import SnapshotSettings
+from .snapshot import Snapshot
 from .spectrum import Spectrum
 
 if TYPE_CHECKING:
     from .callback import SnapshotCallback
-    from .figures import epsilon_rank_figure, feature_figure, spectrum_figure
+    from .figures import covariance_figure, epsilon_rank_figure, feature_figure, spectrum_figure
 
 # These bring stable-baselines3 and matplotlib with them, and are loaded when first asked for.
 _HEAVY = {
     "SnapshotCallback": ".callback",
+    "covariance_figure": ".figures",
     "epsilon_rank_figure": ".figures",
     "feature_figure": ".figures",
     "spectrum_figure": ".figures",
@@ -33,6 +36,7 @@ __all__ = [
     "SnapshotCallback",
     "SnapshotSettings",
     "Spectrum",
+    "covariance_figure",
     "epsilon_rank_figure",
     "feature_figure",
     "hessian_spectrum",

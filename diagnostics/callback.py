@@ -10,8 +10,10 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from torch import Tensor
 
 from .errors import UnknownOption
+from .measure import take_snapshot
 from .protocol import Batch, Measurable
-from .snapshot import Snapshot, SnapshotSettings, take_snapshot
+from .settings import SnapshotSettings
+from .snapshot import Snapshot
 
 MOMENTS = ("init", "end")
 
@@ -135,13 +137,19 @@ class SnapshotCallback(BaseCallback):
             print(f"snapshot {snapshot.label!r} of task {self.task}: {seconds:.1f} s")
 
     def _figures(self, snapshot: Snapshot) -> dict[str, Any]:
-        from .figures import epsilon_rank_figure, feature_figure, spectrum_figure
+        from .figures import covariance_figure, epsilon_rank_figure, feature_figure, spectrum_figure
 
         title = f"task {self.task}, {snapshot.label}"
         figures: dict[str, Any] = {}
-        if snapshot.spectra:
-            figures["spectrum/density"] = spectrum_figure(snapshot, title)
-            figures["spectrum/epsilon_rank"] = epsilon_rank_figure(snapshot, title=title)
+        # One panel for each part; the layers' spectra are in the file.
+        spectra = {part: spectrum for part, spectrum in snapshot.spectra.items() if "." not in part}
+        if spectra:
+            figures["spectrum/density"] = spectrum_figure(spectra, title)
+            figures["spectrum/epsilon_rank"] = epsilon_rank_figure(spectra, title=title)
         if snapshot.features:
             figures["plasticity/layers"] = feature_figure(snapshot.features, title)
+        suffix = "/gradient_covariance"
+        covariances = {n.removesuffix(suffix): m for n, m in snapshot.arrays.items() if n.endswith(suffix)}
+        if covariances:
+            figures["plasticity/gradient_covariance"] = covariance_figure(covariances, title)
         return figures

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from .errors import InvalidSetting, UnknownOption
+from .gram import jacobian_of
 from .lanczos import block_lanczos, random_start
 from .memory import check_dense, check_lanczos
 from .operators import (
@@ -19,6 +20,7 @@ from .operators import (
     fisher_closure,
 )
 from .piece import Piece
+from .precision import resolution
 from .quadrature import Array, halved, ritz
 from .spectrum import Spectrum
 
@@ -27,10 +29,6 @@ METHODS = ("auto", "exact", "lanczos")
 
 #: ``auto`` diagonalises up to this many parameters: one to two seconds for a small network.
 EXACT_UP_TO = 2_000
-
-#: Error of an eigenvalue, relative to the norm: what rounding in the products leaves, measured on small
-#: networks (5e-7 in float32) and rounded up.
-RESOLUTION = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 def hessian_spectrum(
@@ -80,11 +78,16 @@ def hessian_spectrum(
     """
     if operator not in OPERATORS:
         raise UnknownOption("operator", operator, OPERATORS)
-    build: Operator
+    build: HessianOperator | GaussNewtonOperator
     if operator == "hessian":
         build = HessianOperator(closure, parameters)
     else:
         build = GaussNewtonOperator(closure if operator == "ggn" else fisher_closure(closure), parameters)
+        exact = method == "exact" or (method == "auto" and build.size <= EXACT_UP_TO)
+        if exact and build.outputs.dim() == 2 and build.outputs.numel() < build.size:
+            began = time.perf_counter()
+            found = jacobian_of(build).spectrum(operator=operator)  # the Gram matrix is the smaller one
+            return replace(found, seconds=time.perf_counter() - began)
     return operator_spectrum(build, method, probes, depth, seed, name=operator)
 
 
@@ -119,7 +122,7 @@ def operator_spectrum(
             piece = _exact(form.values, operator.dtype)
         else:
             piece = Piece(
-                operator.size, form, halved(krylov), RESOLUTION[operator.dtype] * form.norm, exact=False
+                operator.size, form, halved(krylov), resolution(operator.dtype, form.values), exact=False
             )
     return Spectrum(
         (piece,), name, "exact" if piece.exact else "lanczos", products, time.perf_counter() - began
@@ -127,4 +130,4 @@ def operator_spectrum(
 
 
 def _exact(values: Array, dtype: torch.dtype) -> Piece:
-    return Piece.of_eigenvalues(values, RESOLUTION[dtype] * float(np.abs(values).max()))
+    return Piece.of_eigenvalues(values, resolution(dtype, values))

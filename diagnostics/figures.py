@@ -124,3 +124,20 @@ def feature_figure(features: Mapping[str, Mapping[str, float]], title: str = "")
     if title:
         panel.set_title(title, fontsize=10)
     return figure
+
+
+def covariance_figure(matrices: Mapping[str, Array], title: str = "") -> Figure:
+    """Gradient covariance of minibatches, one panel per part: red where they agree, blue where opposed."""
+    if not matrices:
+        raise InvalidSetting("there is no gradient covariance to draw; measure gradients first")
+    figure = Figure(figsize=(3.4 * len(matrices) + 0.6, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for panel, (part, matrix) in zip(panels, matrices.items(), strict=True):
+        image = panel.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+        panel.set_title(part, fontsize=9)
+        panel.set_xlabel("minibatch")
+        panel.tick_params(labelsize=8)
+    figure.colorbar(image, ax=list(panels), shrink=0.8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure

@@ -185,15 +185,34 @@ class GaussNewtonOperator:
             self._leaf = self._outputs.detach().requires_grad_()
             self._slope = gradient(loss(self._leaf), {"outputs": self._leaf})
         self.size = self._pullback.numel()
+        self.outputs = self._outputs.detach()
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[b, P] -> [b, P]``."""
-        shape = (len(vectors), *self._outputs.shape)
-        tangents = vector_jacobian(self._pullback, [self._cotangent], vectors, self._batched)  # J v
-        curved = vector_jacobian(self._slope, [self._leaf], tangents, self._batched)  # L J v
-        return vector_jacobian(
-            self._outputs, list(self._parameters.values()), curved.reshape(shape), self._batched
-        )
+        return self.pull(self.bend(self.push(vectors)))
+
+    def push(self, vectors: Tensor) -> Tensor:
+        """``v -> J v``, ``[b, P] -> [b, outputs]`` (outputs of all samples in one row)."""
+        return vector_jacobian(self._pullback, [self._cotangent], vectors, self._batched)
+
+    def bend(self, tangents: Tensor) -> Tensor:
+        """``t -> L t``, ``[b, outputs] -> [b, outputs]``."""
+        return vector_jacobian(self._slope, [self._leaf], tangents, self._batched)
+
+    def pull(self, cotangents: Tensor) -> Tensor:
+        """``u -> J' u``, ``[b, outputs] -> [b, P]``."""
+        shaped = cotangents.reshape(len(cotangents), *self._outputs.shape)
+        return vector_jacobian(self._outputs, list(self._parameters.values()), shaped, self._batched)
+
+    @property
+    def slope(self) -> Tensor:
+        """Gradient of the loss in the outputs, of the outputs' shape."""
+        return self._slope.detach().reshape(self._outputs.shape)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of entries of each parameter, in the order of the flat vector."""
+        return {name: p.numel() for name, p in self._parameters.items()}
 
 
 def outputs_and_loss(closure: OutputsAndLoss) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
