@@ -65,6 +65,7 @@ def save_checkpoint(path: Path, agent: Agent, position: Position) -> None:
         "optimizer_groups": optimizer["param_groups"],
         "mitigations": [mitigation.state() for mitigation in agent.mitigations],
         "episodes": list(agent.ep_info_buffer or ()),
+        "successes": list(agent.ep_success_buffer or ()),
         "random": {
             "python": random.getstate(),
             "numpy": np.random.get_state(),
@@ -104,8 +105,8 @@ def load_checkpoint(path: Path, agent: Agent) -> Position:
             setattr(agent, name, value)
         for mitigation, saved in zip(agent.mitigations, state["mitigations"], strict=True):
             mitigation.load_state(saved)
-        if state["episodes"]:
-            agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
+        agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
+        agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
         if isinstance(agent, DQN):
             _load_replay(agent, load_file(path / "replay.safetensors"))
         _restore_random(state["random"], tensors["random/torch"].cpu(), agent)

@@ -185,7 +185,7 @@ class RunSpec(Settings):
 
     @property
     def rollout_steps(self) -> int:
-        """Environment steps between two points where training may stop: a rollout, or DQN's ``train_freq``."""
+        """Environment steps between points where training may stop: a rollout, or DQN's ``train_freq``."""
         per_env = self.agent.n_steps if isinstance(self.agent, PPOSpec) else self.agent.train_freq
         return per_env * self.agent.n_envs
 
