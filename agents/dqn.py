@@ -78,7 +78,7 @@ class DQN(Agent, stable_baselines3.DQN):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         assert self.replay_buffer is not None
-        parameters = list(self.policy.parameters())
+        parameters = list(self.q_net.parameters())
         losses, gradient_norms = [], []
 
         for _ in range(gradient_steps):
