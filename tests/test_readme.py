@@ -1,0 +1,61 @@
+"""What the README says can be done, can be done."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pliant.runs import cli
+from pliant.runs.presets import arm_names, preset_names
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    lines = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
+    parts = [part for line in lines for part in line.split(" && ")]
+    return [words for part in parts if (words := shlex.split(part, comments=True))[0] == program]
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_the_python_of_the_readme_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("words", commands("train-agent"), ids=" ".join)
+def test_the_commands_of_the_readme_are_understood(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [*words, "--dry-run"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.train_agent()
+    assert not exit_.value.code
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert commands("make")
+    for _, target in commands("make"):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_table_of_presets_is_complete() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", README, flags=re.MULTILINE)
+    assert sorted(rows) == preset_names()
+    for arm in arm_names("quickstart"):
+        assert f"`{arm}`" in README
+
+
+def test_links_and_pictures_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
