@@ -74,11 +74,17 @@ def epsilon_rank_figure(
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     panel = figure.subplots()
-    for part, spectrum in _spectra(source).items():
+    spectra = _spectra(source)
+    if epsilons is None:
+        # The same absolute thresholds for all parts, so that a union finds the bounds of its parts worked
+        # out.
+        ranges = [default_epsilons(spectrum) for spectrum in spectra.values()]
+        low, high = min(r[0] for r in ranges), max(r[-1] for r in ranges)
+        shared = np.geomspace(low, high, len(ranges[0]))
+    for part, spectrum in spectra.items():
         unit = spectrum.norm if relative and spectrum.norm > 0 else 1.0
-        thresholds = default_epsilons(spectrum) if epsilons is None else np.asarray(epsilons) * unit
         points = []
-        for threshold in thresholds:
+        for threshold in shared if epsilons is None else np.asarray(epsilons) * unit:
             try:
                 points.append((threshold / unit, spectrum.epsilon_rank(float(threshold))))
             except EpsilonBelowFloor:

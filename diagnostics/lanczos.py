@@ -114,13 +114,11 @@ def block_lanczos(
         diagonal.append((alpha + alpha.T) / 2)
         scale = max(scale, float(torch.linalg.vector_norm(image, dim=1).max()))  # a lower bound of |A|_2
         known = basis[:filled]
-        for _ in range(2):
-            image = image - (image @ known.T) @ known
+        image = image - (image @ known.T) @ known
         fresh, factor = orthonormal_rows(image, smallest=max(BREAKDOWN * rounding * scale, 1e-300))
         fresh, factor = fresh[: size - filled], factor[: size - filled]
         if len(fresh):
-            # Normalising a short remainder magnifies what rounding left of the old directions: project once
-            # more.
+            # Normalising magnifies what rounding left of the old directions, so the second pass comes after.
             fresh = fresh.to(start.dtype)
             fresh, correction = orthonormal_rows(fresh - (fresh @ known.T) @ known)
             factor = correction @ factor

@@ -127,8 +127,18 @@ class Piece:
         )
         return value, variance, low, high
 
+    @cached_property
+    def _known_bounds(self) -> dict[tuple[float, str], tuple[float, float]]:
+        """Bounds worked out so far: numbers, figures and unions ask for the same ones."""
+        return {}
+
     def _mass_bounds(self, epsilon: float, bracket: str) -> tuple[float, float]:
         """Bounds of the probes' mean mass on ``|lambda| > epsilon``."""
+        if (epsilon, bracket) not in self._known_bounds:
+            self._known_bounds[epsilon, bracket] = self._work_out_bounds(epsilon, bracket)
+        return self._known_bounds[epsilon, bracket]
+
+    def _work_out_bounds(self, epsilon: float, bracket: str) -> tuple[float, float]:
         forms = [self.form] if bracket == "block" or self.exact else list(per_probe(self.form))
         low = high = 0.0
         for form in forms:

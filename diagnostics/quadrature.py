@@ -7,10 +7,11 @@ of a step, which no polynomial resolves, so it comes with a bracket: prescribe a
 
     weights strictly beyond the node  <=  mass of mu_v beyond it  <=  the same + the weight of the node
 
-by the Chebyshev-Markov-Stieltjes inequalities. They are a theorem for one probe. For a block, the matrix
-weights have no such order in general; their *trace*, which is all that is used here, was inside in every one
-of the random starts tried and is far tighter (``docs/decisions/2026-11-20-spectra.md`` has the counts and the
-counter-examples). Both brackets come from the same products: ``bracket="block"`` and ``bracket="probe"``.
+by the Chebyshev-Markov-Stieltjes inequalities. They are a theorem for one probe. For a block the matrix
+weights obey no such order in general. Their trace, all that is used here, nearly always does: of 40,000
+random cases with random starts it failed in 10, by at most 0.05 of one eigenvalue, far below what is allowed
+for the probes' own noise (``docs/decisions/2026-11-20-spectra.md``), and the bounds are much tighter. Both
+come from the same products: ``bracket="block"``, and ``bracket="probe"`` where a theorem is wanted.
 """
 
 from collections.abc import Iterator

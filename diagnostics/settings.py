@@ -20,8 +20,10 @@ class SnapshotSettings:
             approximation, by layer and whole); ``gram`` (the Gauss-Newton matrix and the neural tangent
             kernel, by layer, on ``gram_samples`` samples). None measures no spectrum.
         method: ``auto``, ``exact`` or ``lanczos``, for ``hessian`` and ``ggn``.
-        probes: starting vectors of the Lanczos block.
-        depth: Lanczos steps; 20 resolve outliers and ranks at 1e-2 of the norm, use 50 for the bulk.
+        probes: starting vectors of the Lanczos block. Networks have so many parameters that two probes
+            already say more than the depth resolves; two, so that repeated eigenvalues are told from single
+            ones.
+        depth: Lanczos steps; 100 resolve ranks at 1e-2 of the norm. Products are ``probes x depth``.
         seed: of the probes and minibatches, the same at every snapshot, so that two snapshots differ by what
             they measure.
         epsilons: absolute thresholds of the epsilon-rank, fixed in advance.
@@ -41,8 +43,8 @@ class SnapshotSettings:
     parts: tuple[str, ...] = ()
     operators: tuple[str, ...] = ("hessian",)
     method: str = "auto"
-    probes: int = 10
-    depth: int = 20
+    probes: int = 2
+    depth: int = 100
     seed: int = 0
     epsilons: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     relative_epsilons: tuple[float, ...] = (1e-3, 1e-2)

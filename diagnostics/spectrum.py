@@ -28,6 +28,9 @@ BRACKETS = ("block", "probe")
 #: Epsilon may not be below this many times the resolution of the products (1e-5 of the norm in float32).
 FLOOR = 10.0
 
+#: More nodes than this are binned before they are smoothed for a picture.
+MANY_NODES = 4_000
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -246,7 +249,13 @@ class Spectrum:
         nodes, weights = self.nodes[0], self.weights.mean(0)
         if width is None:
             width = 0.01 * float(nodes.max() - nodes.min()) or 0.01 * (self.norm or 1.0)
-        distance = (np.asarray(grid, dtype=np.float64)[:, None] - nodes) / width
+        grid = np.asarray(grid, dtype=np.float64)
+        if len(nodes) > MANY_NODES:  # gather them in bins much finer than the Gaussian
+            span = (float(nodes.min()), float(nodes.max()))
+            bins = min(MANY_NODES, max(1, int(20 * (span[1] - span[0]) / width)))
+            weights, edges = np.histogram(nodes, bins=bins, range=span, weights=weights)
+            nodes = (edges[1:] + edges[:-1]) / 2
+        distance = (grid[:, None] - nodes) / width
         density: Array = np.exp(-0.5 * distance**2) @ weights / (width * math.sqrt(2 * math.pi))
         return density
 

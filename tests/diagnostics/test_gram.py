@@ -109,7 +109,9 @@ def test_the_plain_kernel_is_the_jacobians_and_its_rank_is_bounded_by_the_output
     rows = torch.cat([expected[name].reshape(30, -1) for name in plain.sizes], 1)
     assert torch.allclose(plain.rows, rows, atol=1e-14)
     assert 1 <= ntk_effective_rank(plain) <= 30
-    assert ntk_effective_rank(plain) == pytest.approx(effective_rank(torch.linalg.svdvals(rows.detach()) ** 2))
+    assert ntk_effective_rank(plain) == pytest.approx(
+        effective_rank(torch.linalg.svdvals(rows.detach()) ** 2)
+    )
 
 
 def test_exact_spectra_take_the_smaller_matrix_and_agree_with_the_larger():
