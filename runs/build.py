@@ -103,9 +103,13 @@ def build_mitigations(spec: RunSpec) -> list[Mitigation]:
     return built
 
 
-def snapshot_settings(spec: RunSpec) -> SnapshotSettings:
-    """What the spec's snapshots hold."""
-    return SnapshotSettings(**spec.diagnostics.spectrum.model_dump())
+def snapshot_settings(spec: RunSpec, task_steps: int) -> SnapshotSettings:
+    """What the snapshots of a task of ``task_steps`` environment steps hold."""
+    return SnapshotSettings(
+        **spec.diagnostics.spectrum.model_dump(),
+        learning_rate=spec.agent.learning_rate,
+        updates=spec.gradient_updates(task_steps),
+    )
 
 
 def check_algorithm_fits(spec: RunSpec, sequence: TaskSequence) -> None:

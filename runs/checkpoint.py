@@ -115,6 +115,20 @@ def load_checkpoint(path: Path, agent: Agent) -> Position:
         raise RunFolderError(f"the checkpoint {str(path)!r} cannot be used: {error}") from error
 
 
+def load_networks(path: Path, agent: Agent) -> None:
+    """Only the networks of a checkpoint, to look at them.
+
+    Raises:
+        RunFolderError: the file is missing or damaged, or does not fit the agent.
+    """
+    try:
+        agent.policy.load_state_dict(
+            _below("policy/", load_file(path / "tensors.safetensors", device=str(agent.device)))
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunFolderError(f"the checkpoint {str(path)!r} cannot be used: {error}") from error
+
+
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     # Clones: the format refuses tensors that share memory (a shared features extractor has three names).
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)

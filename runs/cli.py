@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from ..diagnostics import Snapshot
     from .execute import Outcome
     from .training import Plan
 
@@ -227,6 +228,56 @@ def _parse_seeds(text: str) -> list[int]:
     return list(seeds)
 
 
+def measure(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    after_task: Annotated[
+        int | None,
+        typer.Option(min=-1, help="The checkpoint after this task; -1: untrained. Default: the last."),
+    ] = None,
+    on_task: Annotated[
+        int | None, typer.Option(min=0, help="Data of this task. Default: the one that followed.")
+    ] = None,
+    probes: Annotated[int | None, typer.Option(min=1, help="Random vectors per spectrum.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Lanczos steps.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="diagnostics.spectrum.operators='[\"ggn\"]'"),
+    ] = None,
+    device: Annotated[Device, typer.Option()] = "auto",
+) -> None:
+    """Measure a saved run again: a checkpoint's spectra and features on data of any of its tasks."""
+    from .folder import RunFolder
+
+    folder = RunFolder.open(run)
+    changes = list(settings or [])
+    changes += [f"diagnostics.spectrum.{k}={v}" for k, v in {"probes": probes, "depth": depth}.items() if v]
+
+    from .measure import measure as measure_run
+
+    snapshot, path = measure_run(
+        folder, after_task=after_task, on_task=on_task, settings=tuple(changes), device=device
+    )
+    _print_snapshot(snapshot)
+    out.print(f"\nsaved in {path}", soft_wrap=True)
+
+
+def _print_snapshot(snapshot: Snapshot) -> None:
+    from rich.table import Table
+
+    numbers = snapshot.scalars()
+    table = Table("quantity", "value", "bracket", box=None, pad_edge=False, title=snapshot.label)
+    table.title_justify = "left"
+    for tag, value in numbers.items():
+        if not tag.endswith(("_low", "_high")):
+            low, high = numbers.get(f"{tag}_low"), numbers.get(f"{tag}_high")
+            table.add_row(
+                tag, f"{value:.4g}", "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
+            )
+    out.print(table)
+    for instrument, reason in snapshot.failures.items():
+        err.print(f"{instrument} failed: {reason}", markup=False, soft_wrap=True)
+
+
 app = typer.Typer(name="pliant", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -236,6 +287,7 @@ def _pliant() -> None:
 
 
 app.command(name="train")(train)
+app.command(name="measure")(measure)
 
 _train_app = typer.Typer(name="train-agent", add_completion=False, pretty_exceptions_enable=False)
 _train_app.command()(train)
@@ -253,8 +305,8 @@ def train_agent() -> None:
 
 def _guarded(command: Callable[[], None]) -> None:
     """Run ``command``; what a person can mend becomes one message and exit code 2."""
-    # Before numpy is loaded: its linear algebra starts a thread per core, and where cores are shared the small
-    # eigenproblems of a snapshot then took 40 times as long (17 s instead of 0.35 s).
+    # Before numpy is loaded: its linear algebra starts a thread per core, and where cores are shared the
+    # small eigenproblems of a snapshot then took 40 times as long (17 s instead of 0.35 s).
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         command()

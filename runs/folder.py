@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import RunFolderError, SpecError
-from .presets import dump, validate
+from .presets import assign, dump, validate
 from .spec import RunSpec
 
 SCHEMA_VERSION = 1
@@ -143,6 +143,15 @@ class RunFolder:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
 
+    def new_snapshot(self, stem: str) -> Path:
+        """A name in the folder of measured moments that no file has yet."""
+        self.snapshots.mkdir(exist_ok=True)
+        number, path = 1, self.snapshots / f"{stem}.npz"
+        while path.exists():
+            number += 1
+            path = self.snapshots / f"{stem}-{number}.npz"
+        return path
+
     def checkpoint(self, steps: int) -> Path:
         """The checkpoint after ``steps`` environment steps."""
         return self.checkpoints / f"{steps:012d}"
@@ -153,12 +162,11 @@ class RunFolder:
 
     # What is in them ---------------------------------------------------------------------------------
 
-    def read_spec(self) -> RunSpec:
-        """The spec that this run was started with."""
+    def read_spec(self, settings: Sequence[str] = ()) -> RunSpec:
+        """The spec that this run was started with, changed by ``settings`` as by ``--set``."""
         try:
-            return validate(
-                tomllib.loads(self.spec_file.read_text(encoding="utf-8")), source=str(self.spec_file)
-            )
+            table = tomllib.loads(self.spec_file.read_text(encoding="utf-8"))
+            return validate(assign(table, settings), source=str(self.spec_file))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SpecError(f"{str(self.spec_file)!r} cannot be read: {error}") from None
 

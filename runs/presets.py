@@ -56,8 +56,7 @@ def load_spec(
         raise SpecError(f"there is no arm {chosen!r} in {preset!r}{did_you_mean(chosen, arms)}")
     table = merge(table, arms[chosen])
     table["arm"] = chosen
-    for setting in settings:
-        _assign(table, setting)
+    assign(table, settings)
     if seed is not None:
         table["seed"] = seed
     return validate(table, source=preset)
@@ -130,6 +129,13 @@ def _shipped(name: str) -> Table:
     return tomllib.loads(
         (resources.files(f"{__package__}.specs") / f"{name}.toml").read_text(encoding="utf-8")
     )
+
+
+def assign(table: Table, settings: Sequence[str]) -> Table:
+    """Change ``table`` in place by ``settings``, each ``"dotted.key=value"``, and return it."""
+    for setting in settings:
+        _assign(table, setting)
+    return table
 
 
 def _assign(table: Table, setting: str) -> None:

@@ -133,21 +133,28 @@ AgentSpec = Annotated[PPOSpec | DQNSpec, Field(discriminator="algorithm")]
 
 
 class SpectrumSpec(Settings):
-    """Which spectra a snapshot holds; names and defaults of ``pliant.diagnostics.SnapshotSettings``."""
+    """What a snapshot holds; names, meaning and defaults of ``pliant.diagnostics.SnapshotSettings``."""
 
     parts: tuple[str, ...] = ()
     """Objectives of the agent (PPO: actor, critic, total; DQN: q); all of them if empty."""
-    operators: tuple[Literal["hessian", "ggn"], ...] = ("hessian",)
+    operators: tuple[Literal["hessian", "ggn", "kfac", "gram"], ...] = ("hessian",)
     """Empty for no spectrum at all. A policy's ``ggn`` is the Fisher matrix."""
     method: Literal["auto", "exact", "lanczos"] = "auto"
-    probes: PositiveInt = 10
+    probes: PositiveInt = 2
     """Random vectors per spectrum."""
-    depth: PositiveInt = 20
+    depth: PositiveInt = 100
     """Lanczos steps; products = probes * depth."""
+    seed: NonNegativeInt = 0
     epsilons: tuple[PositiveFloat, ...] = (1e-3, 1e-2, 1e-1)
     relative_epsilons: tuple[PositiveFloat, ...] = (1e-3, 1e-2)
+    bracket: Literal["block", "probe"] = "block"
     micro_batch: NonNegativeInt = 0
     """At most this many samples in a graph at once; 0 for the whole batch."""
+    features: bool = True
+    minibatches: NonNegativeInt = 64
+    minibatch_size: PositiveInt = 4
+    gram_samples: PositiveInt = 128
+    compat: Literal["", "lop-jax"] = ""
 
 
 class DiagnosticsSpec(Settings):
@@ -192,6 +199,13 @@ class RunSpec(Settings):
     def task_steps(self, length: int) -> int:
         """``length`` environment steps rounded up to whole rollouts: what the task really takes."""
         return -(-length // self.rollout_steps) * self.rollout_steps
+
+    def gradient_updates(self, steps: int) -> int:
+        """Gradient updates that training takes over ``steps`` environment steps."""
+        agent = self.agent
+        if isinstance(agent, PPOSpec):
+            return steps * agent.n_epochs // agent.batch_size
+        return steps // self.rollout_steps * agent.gradient_steps
 
     @property
     def total_steps(self) -> int:

@@ -65,8 +65,8 @@ def make_plan(spec: RunSpec, device: str = "auto") -> Plan:
     """
     sequence = spec.tasks.build(spec.seed)
     check_algorithm_fits(spec, sequence)
-    snapshot_settings(spec)
     plan = Plan(spec, sequence, choose_device(device, spec))
+    snapshot_settings(spec, plan.task_steps[0])
     env = vector_env(sequence[0], spec.agent.n_envs, seed=0)
     try:
         build_agent(spec, env, seed=0, device=plan.device)  # only to see that it can be built
@@ -212,7 +212,7 @@ class _Trainer:
                 self.folder.snapshots,
                 moments=[moment for moment in settings.at if not (moment == "init" and done)],
                 task=index,
-                settings=snapshot_settings(self.spec),
+                settings=snapshot_settings(self.spec, self.plan.task_steps[index]),
                 every=settings.updates,
             )
         ]

@@ -27,8 +27,8 @@ hidden = [8]
 [diagnostics]
 samples = 64
 [diagnostics.spectrum]
-probes = 2
 depth = 4
+minibatches = 4
 """
 
 

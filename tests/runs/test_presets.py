@@ -1,15 +1,17 @@
 """Specs: what a preset, an arm and --set come to."""
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pliant.diagnostics import SnapshotSettings
 from pliant.runs.errors import SpecError
 from pliant.runs.presets import arm_names, dump, load_spec, merge, preset_names, validate
-from pliant.runs.spec import DQNSpec, PPOSpec
+from pliant.runs.spec import DQNSpec, PPOSpec, SpectrumSpec
 
 EVERY = pytest.mark.parametrize("name", preset_names())
 
@@ -94,6 +96,24 @@ def test_a_task_is_rounded_up_to_whole_rollouts() -> None:
     assert spec.rollout_steps == 2048
     assert [spec.task_steps(length) for length in (1, 2048, 2049)] == [2048, 2048, 4096]
     assert load_spec("minigrid-dqn").rollout_steps == 4
+
+
+def test_a_spec_mirrors_the_settings_of_a_snapshot() -> None:
+    mirrored = {name: field.default for name, field in SpectrumSpec.model_fields.items()}
+    own = {field.name: field.default for field in fields(SnapshotSettings)}
+    assert mirrored == {name: default for name, default in own.items() if name in mirrored}
+    assert own.keys() - mirrored.keys() == {
+        "learning_rate",
+        "updates",
+        "unclipped",
+    }  # these follow from the rest
+
+
+def test_the_updates_of_a_task_are_counted_as_training_takes_them() -> None:
+    assert (
+        load_spec("cartpole-offset").gradient_updates(20_480) == 10 * 5 * 32
+    )  # rollouts, epochs, minibatches
+    assert load_spec("minigrid-dqn").gradient_updates(40_000) == 10_000
 
 
 @given(

@@ -18,7 +18,7 @@ from pliant.runs.summary import task_returns
 from pliant.runs.training import make_plan, train
 
 SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}}
-MEASURE = {"samples": 64, "every": 128, "spectrum": {"probes": 2, "depth": 4}}
+MEASURE = {"samples": 64, "every": 128, "spectrum": {"depth": 4, "minibatches": 4}}
 PPO = {
     "name": "toy",
     "tasks": {"env": "CartPole-v1", "length": 256, "count": 2, "shifts": [SHIFT]},
