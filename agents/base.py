@@ -220,6 +220,8 @@ class Agent(BaseAlgorithm):
 
 
 def scalars(tensors: dict[str, Tensor]) -> dict[str, float]:
-    """Scalar tensors as Python floats, in one transfer from their device."""
+    """Scalar tensors as Python floats; from a GPU in one transfer, which waits for it once."""
+    if not any(tensor.is_cuda for tensor in tensors.values()):
+        return {name: tensor.item() for name, tensor in tensors.items()}
     with torch.no_grad():
         return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))

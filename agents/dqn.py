@@ -1,6 +1,7 @@
 """DQN: stable-baselines3's, with a named loss, mitigations and windows for the instruments."""
 
 import copy
+from statistics import fmean
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,7 +102,7 @@ class DQN(Agent, stable_baselines3.DQN):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
-        self.logger.record("train/gradient_norm", np.mean(gradient_norms))
+        self.logger.record("train/gradient_norm", fmean(gradient_norms))
 
     def schedule_over(self, start: int, end: int) -> None:
         """As `Agent.schedule_over`; the exploration rate follows at once, not after the next step."""
