@@ -1,7 +1,7 @@
 """Whole runs: environment steps per second of the training loop beside stable-baselines3's ``learn``.
 
 Ours writes its run folder: TensorBoard, progress.csv, episodes.csv, checkpoints, and the periodic feature
-statistics; SB3's writes TensorBoard. Same process, one thread, taking turns, SB3's own settings on both sides.
+statistics; SB3's writes TensorBoard. Same process, one thread, taking turns, SB3's settings on both sides.
 Snapshots are left out here and timed by themselves, since SB3 has nothing to hold against them.
 """
 

@@ -1,6 +1,5 @@
 """Measuring a saved run again."""
 
-
 import pytest
 import torch
 

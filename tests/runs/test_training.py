@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stable_baselines3.common.vec_env import VecEnv
 
+from pliant import agents
 from pliant.agents import NonFiniteLoss
+from pliant.diagnostics import Snapshot
 from pliant.runs.errors import RunFolderError, RunInterrupted
 from pliant.runs.folder import RunFolder
 from pliant.runs.presets import validate
@@ -188,3 +191,25 @@ def test_the_schedule_of_exploration_restarts_per_task_or_spans_the_run(tmp_path
         rates[schedule] = [state["counters"]["exploration_rate"] for state in states]
     np.testing.assert_allclose(rates["per-task"], [0.05, 0.05], atol=0.01)
     np.testing.assert_allclose(rates["whole-run"], [0.525, 0.05], atol=0.01)
+
+
+def test_the_first_snapshot_of_a_slippery_ant_sees_the_new_friction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference measured the first friction in every phase, because its reset set the clock to 0."""
+    seen: list[float] = []
+    gather = agents.PPO.gather
+
+    def watched(agent: agents.PPO, env: VecEnv, samples: int, seed: int) -> agents.PPOBatch:
+        batch = gather(agent, env, samples, seed)
+        seen.append(env.unwrapped.envs[0].unwrapped.model.geom_friction[:, 0].max())  # after the rollout
+        return batch
+
+    monkeypatch.setattr(agents.PPO, "gather", watched)
+    frictions = {"rule": "list", "values": [2.0, 0.02]}
+    ant = {"env": "pliant/SlipperyAnt-v0", "kwargs": {"friction": frictions}, "length": 64, "count": 2}
+    agent = {"algorithm": "ppo", "n_steps": 64, "n_epochs": 1, "network": {"hidden": [8]}}
+    folder = run(tmp_path, {**PPO, "tasks": ant, "agent": agent, "mitigations": {}})
+    assert seen == [2.0, 2.0, 0.02, 0.02]  # init and end of each task
+    moments = [Snapshot.load(folder.snapshots / f"task-00{task}-init.npz") for task in (0, 1)]
+    assert [moment.about["task"] for moment in moments] == [0, 1]
