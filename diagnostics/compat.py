@@ -30,8 +30,9 @@ def density(spectrum: Spectrum, points: int = GRID_POINTS) -> tuple[Array, Array
     variance = VARIANCE * max(1.0, highest - lowest)
     total = np.zeros(points)
     for row, masses in zip(nodes, weights, strict=True):
-        kernel = np.exp(-((grid[:, None] - row) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
-        total += kernel @ masses
+        for start in range(0, len(row), 500):
+            part = slice(start, start + 500)
+            total += np.exp(-((grid[:, None] - row[part]) ** 2) / (2 * variance)) @ masses[part]
     return grid, total / (total.sum() * (grid[1] - grid[0]))
 
 

@@ -99,8 +99,6 @@ class Piece:
         """
         low_mass, high_mass = self._mass_bounds(epsilon, bracket)
         beyond = np.abs(self.form.values)
-        plain = float(self.weights[:, beyond > epsilon].sum(1).mean())
-        plain = min(max(plain, low_mass), high_mass)
         rest = self.size - int(self.settled.sum())
         share = self.weights.mean(0)
         left = 1.0 - float(share[self.settled].sum())
@@ -113,19 +111,37 @@ class Piece:
             return int(chosen.sum()), min(max((mass - float(share[chosen].sum())) / left, 0.0), 1.0)
 
         sure, at_least = split(low_mass, epsilon + self.resolution)
-        known, fraction = split(plain, epsilon)
         possible, at_most = split(high_mass, epsilon - self.resolution)
+        known = int((self.settled & (beyond > epsilon)).sum())
+        fraction = 0.0
         if rest > 0:
+            fraction = min(max(self._share_beyond(epsilon), at_least), at_most)
             at_least = fraction_bounds(at_least, 1.0, rest, self._probes, confidence)[0]
             at_most = fraction_bounds(0.0, at_most, rest, self._probes, confidence)[1]
         interlaced = 0 if self.exact else int((beyond > epsilon + self.resolution).sum())
         low = max(math.ceil(sure + rest * at_least - 1e-6), interlaced)
         high = max(math.floor(possible + rest * at_most + 1e-6), low)
         value = min(max(known + rest * fraction, float(low)), float(high))
-        variance = (
-            rest**2 * variance_factor(rest, self._probes) * fraction * (1.0 - fraction) if rest else 0.0
-        )
+        variance = rest**2 * variance_factor(rest, self._probes) * fraction * (1.0 - fraction)
         return value, variance, low, high
+
+    def _share_beyond(self, epsilon: float) -> float:
+        """The fraction of the unsettled eigenvalues beyond epsilon, as a number without bounds.
+
+        Each node stands for eigenvalues on both sides of it, so that counting whole nodes is off by up to
+        half a weight. The distribution function of ``|lambda|`` is taken through the middle of each node's
+        step and in between linear in ``log |lambda|``; that halved the error of plain counting on networks.
+        """
+        loose = ~self.settled
+        order = np.argsort(np.abs(self.form.values[loose]))
+        magnitudes = np.abs(self.form.values[loose])[order]
+        weights = self.weights.mean(0)[loose][order]
+        if not weights.sum() > 0.0:
+            return 0.0
+        weights = weights / weights.sum()
+        middles = np.cumsum(weights) - weights / 2
+        at = np.log(np.maximum(magnitudes, max(self.resolution, 1e-300)))
+        return 1.0 - float(np.interp(math.log(epsilon), at, middles, right=1.0))
 
     @cached_property
     def _known_bounds(self) -> dict[tuple[float, str], tuple[float, float]]:

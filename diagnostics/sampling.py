@@ -15,7 +15,7 @@ import math
 
 def variance_factor(size: int, probes: int) -> float:
     """``2 (P - m) / (m (P - 1) (P + 2))``: variance of a block's mean per variance over the spectrum."""
-    if probes >= size:
+    if probes >= size:  # also for size 0, nothing left to sample
         return 0.0
     return 2.0 * (size - probes) / (probes * (size - 1.0) * (size + 2.0))
 

@@ -139,7 +139,7 @@ def spectrum_scalars(part: str, spectrum: Spectrum, settings: SnapshotSettings) 
             except EpsilonBelowFloor:
                 continue
     tags: dict[str, float] = {}
-    if settings.compat == "lop-jax":
+    if settings.compat == "lop-jax" and spectrum.operator.startswith("hessian"):
         tags[f"spectrum/{part}/lop-jax/effective_rank"] = compat.effective_rank(spectrum)
         for epsilon in settings.epsilons:
             tags[f"spectrum/{part}/lop-jax/epsilon_rank_{epsilon:g}"] = compat.epsilon_rank(spectrum, epsilon)
