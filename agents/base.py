@@ -77,6 +77,10 @@ class Agent(BaseAlgorithm):
         """A batch of fresh data of ``env`` under the present policy; everything else is left as it was."""
         raise NotImplementedError
 
+    def recent_observations(self, samples: int) -> Observations:
+        """About ``samples`` of the latest observations that training has stored, drawn without randomness."""
+        raise NotImplementedError
+
     def hidden_layers(self) -> dict[str, nn.Module]:
         """The activation modules, by ``"<network>/<depth>"``."""
         raise NotImplementedError

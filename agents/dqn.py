@@ -24,7 +24,7 @@ class DQN(Agent, stable_baselines3.DQN):
     """Deep Q-network with mitigations.
 
     Takes the arguments of ``stable_baselines3.DQN`` and those of `Agent`. Without mitigations, parameters and
-    logged scalars equal stable-baselines3's bit for bit; the one scalar more is ``train/gradient_norm``.
+    logged scalars equal stable-baselines3's bit for bit; the one scalar more is ``plasticity/gradient_norm``.
 
     Raises:
         UnsupportedSpace: the environment's actions are not Discrete.
@@ -102,7 +102,7 @@ class DQN(Agent, stable_baselines3.DQN):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
-        self.logger.record("train/gradient_norm", fmean(gradient_norms))
+        self.logger.record("plasticity/gradient_norm", fmean(gradient_norms))
 
     def schedule_over(self, start: int, end: int) -> None:
         """As `Agent.schedule_over`; the exploration rate follows at once, not after the next step."""
@@ -130,6 +130,22 @@ class DQN(Agent, stable_baselines3.DQN):
             output_loss=lambda q_values, batch: td_loss(q_values, batch.actions, batch.targets),
         )
         return {"q": q}
+
+    def recent_observations(self, samples: int) -> Observations:
+        """The last ones put into the replay buffer. See `Agent`."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        filled = buffer.buffer_size if buffer.full else buffer.pos
+        rows = np.arange(
+            buffer.pos - min(-(-samples // buffer.n_envs), filled), buffer.pos
+        )  # below 0: the end
+
+        def last(array: np.ndarray) -> np.ndarray:
+            return array[rows].reshape(-1, *array.shape[2:])  # [rows, n_envs, ...] -> [rows n_envs, ...]
+
+        stored = buffer.observations
+        recent = {k: last(v) for k, v in stored.items()} if isinstance(stored, dict) else last(stored)
+        return self.policy.obs_to_tensor(recent)[0]
 
     def gather(self, env: GymEnv, samples: int, seed: int, epsilon: float | None = None) -> DQNBatch:
         """Transitions of ``env`` under the epsilon-greedy policy, with TD targets, of the present networks.

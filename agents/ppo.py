@@ -33,8 +33,8 @@ class PPO(Agent, stable_baselines3.PPO):
     """Proximal policy optimisation with mitigations.
 
     Takes the arguments of ``stable_baselines3.PPO`` and those of `Agent`. Without mitigations, parameters and
-    logged scalars equal stable-baselines3's bit for bit; the one scalar more is ``train/gradient_norm``, the
-    mean over updates of the gradient's norm before clipping.
+    logged scalars equal stable-baselines3's bit for bit; the one scalar more is
+    ``plasticity/gradient_norm``, the mean over updates of the gradient's norm before clipping.
 
     Example:
         >>> from pliant.agents import L2, PPO, EffectiveRank
@@ -156,7 +156,7 @@ class PPO(Agent, stable_baselines3.PPO):
         if hasattr(self.policy, "log_std"):
             record("train/std", torch.exp(self.policy.log_std).mean().item())
         if history["gradient_norm"]:
-            record("train/gradient_norm", np.mean(history["gradient_norm"]))
+            record("plasticity/gradient_norm", np.mean(history["gradient_norm"]))
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         record("train/clip_range", batch.clip_range)
         if batch.clip_range_vf is not None:
@@ -185,6 +185,19 @@ class PPO(Agent, stable_baselines3.PPO):
         return to_torch(stored, copy=False)
 
     # Windows for the instruments --------------------------------------------------------------------------
+
+    def recent_observations(self, samples: int) -> Observations:
+        """Those of the last rollout, evenly spaced. See `Agent`."""
+        stored = self.rollout_buffer.observations
+
+        def spaced(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+            flat = array.reshape(-1, *shape)  # [n_steps, n_envs, ...] or, once minibatches are drawn, flat
+            return flat[:: max(len(flat) // samples, 1)]
+
+        shape: Any = self.rollout_buffer.obs_shape
+        if isinstance(stored, dict):
+            return self.policy.obs_to_tensor({key: spaced(stored[key], shape[key]) for key in stored})[0]
+        return self.policy.obs_to_tensor(spaced(stored, shape))[0]
 
     def objectives(self, unclipped: bool = False) -> dict[str, Objective]:
         """``actor`` (policy and entropy loss), ``critic`` (``vf_coef`` value loss) and ``total``.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ..agents import Agent
+from ..diagnostics import measure_features
 from .errors import RunInterrupted
 from .logs import EpisodeCsv
 from .progress import Report, Reporter
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from .training import Plan
 
 InterruptRequested = Callable[[], bool]
+
+_FEATURE_SAMPLES = 512
+"""Observations behind a row of feature statistics: enough for layers that wide, cheap beside a rollout."""
 
 
 class RunMonitor(BaseCallback):
@@ -44,11 +51,20 @@ class RunMonitor(BaseCallback):
         self.returns: list[tuple[int, float]] = []
         """Environment step and return of every episode of this task."""
         self._next_report = 0.0
+        self._next_features = math.inf
+
+    def _on_training_start(self) -> None:
+        self._next_features = self._after(self.num_timesteps)
 
     def _on_rollout_start(self) -> None:
         if self.interrupted():
             raise RunInterrupted
         self._tell()
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps >= self._next_features:
+            self._next_features = self._after(self.num_timesteps)
+            self._log_features()
 
     def _on_step(self) -> bool:
         dones: np.ndarray[Any, np.dtype[np.bool_]] = self.locals["dones"]
@@ -63,6 +79,23 @@ class RunMonitor(BaseCallback):
         self.episodes.flush()
         self._log_switch()
         self._tell(force=True)
+
+    def _after(self, step: int) -> float:
+        """The environment step at which features are due next: a multiple, so that a resume changes nothing."""
+        every = self.plan.spec.diagnostics.every
+        return (step // every + 1) * every if every else math.inf
+
+    def _log_features(self) -> None:
+        """Feature statistics of the latest observations, and weight norms, with the next row of the log."""
+        agent = cast(Agent, self.model)
+        with torch.no_grad():
+            features = agent.features(agent.recent_observations(_FEATURE_SAMPLES))
+        for layer, statistics in measure_features(features).items():
+            for name in ("effective_rank", "dead", "dormant"):
+                self.logger.record(f"plasticity/{layer}/{name}", statistics[name])
+        for network, parameters in agent.networks().items():
+            norm = torch.nn.utils.get_total_norm(list(parameters.values()))
+            self.logger.record(f"plasticity/{network}/weight_norm", norm.item())
 
     def _log_switch(self) -> None:
         """What the task that ends here came to: its first and last tenth, by environment steps."""

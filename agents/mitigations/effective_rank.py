@@ -51,8 +51,7 @@ class EffectiveRank(Mitigation):
             A step over 512 instead of 2048 costs half as much at width 256.
         layers: names or patterns of hidden layers (``["actor/*", "critic/1"]``); by default all.
 
-    Logs, as of the latest evaluation, ``plasticity/effective_rank/<layer>`` and ``plasticity/er_loss``, the
-    negative objective.
+    Logs ``plasticity/er_loss``, the negative objective as of the latest evaluation.
     """
 
     step: float = 1e-3
@@ -61,7 +60,7 @@ class EffectiveRank(Mitigation):
     every: int | None = None
     samples: int | None = None
     layers: Sequence[str] = ("*",)
-    _ranks: dict[str, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+    _objective: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.step) and self.step >= 0):
@@ -112,8 +111,9 @@ class EffectiveRank(Mitigation):
             for layer, features in agent.features(_thinned(observations, self.samples)).items()
             if any(fnmatchcase(layer, pattern) for pattern in self.layers)
         }
-        self._ranks = {layer: rank.detach() for layer, rank in ranks.items()}
-        return _sum_of_means(ranks)
+        objective = _sum_of_means(ranks)
+        self._objective = objective.item()
+        return objective
 
     def ascend(self, agent: "Agent", observations: Observations) -> None:
         """One step of gradient ascent on the objective."""
@@ -148,11 +148,16 @@ class EffectiveRank(Mitigation):
         return -(-(update.index + 1) * steps // minibatches) - due_before
 
     def values(self) -> dict[str, float]:
-        """``effective_rank/<layer>`` and ``er_loss``."""
-        if self._ranks is None:
-            return {}
-        ranks = {f"effective_rank/{layer}": rank.item() for layer, rank in self._ranks.items()}
-        return ranks | {"er_loss": -_sum_of_means(self._ranks).item()}
+        """``er_loss``."""
+        return {} if self._objective is None else {"er_loss": -self._objective}
+
+    def state(self) -> dict[str, float | None]:
+        """The latest value of the objective, for the log of a resumed run."""
+        return {"objective": self._objective}
+
+    def load_state(self, state: dict[str, float | None]) -> None:
+        """Put it back."""
+        self._objective = state["objective"]
 
 
 def _thinned(observations: Observations, samples: int | None) -> Observations:

@@ -129,6 +129,31 @@ def test_observations_of_a_batch_are_what_features_takes(toy):
         assert all(len(f) == 10 for f in agent.features(agent.observations(batch)).values())
 
 
+SPACES = [spaces.Box(-1, 1, (2,), np.float32), spaces.Dict({"a": BOX, "b": BOX}), PICTURE]
+
+
+@pytest.mark.parametrize("observations", SPACES, ids=["vector", "dict", "picture"])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
+def test_recent_observations_are_the_latest_stored_and_draw_nothing(algorithm, observations, toy):
+    policy = "MultiInputPolicy" if isinstance(observations, spaces.Dict) else "MlpPolicy"
+    kwargs = {**SMALL[algorithm], "policy_kwargs": {"net_arch": [8]}}
+    agent = algorithm(policy, toy(observations, copies=2), seed=0, device="cpu", **kwargs)
+    agent.learn(100)  # DQN's buffer of 60 has gone round
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    recent = agent.recent_observations(8)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    parts = recent if isinstance(recent, dict) else {"": recent}
+    assert all(len(part) == 8 for part in parts.values())
+    assert all(len(features) == 8 for features in agent.features(recent).values())
+    if algorithm is DQN:
+        stored = agent.replay_buffer.observations
+        for key, part in parts.items():
+            array = stored[key] if key else stored
+            rows = np.arange(agent.replay_buffer.pos - 4, agent.replay_buffer.pos) % len(array)
+            assert np.array_equal(part.numpy(), array[rows].reshape(8, *array.shape[2:]))
+
+
 # Schedules
 
 

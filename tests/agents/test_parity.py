@@ -102,7 +102,7 @@ def assert_equal(ours, theirs):
     for our, their in zip(ours[1], theirs[1], strict=True):
         assert all(torch.equal(our[key], their[key]) for key in their)
     for our, their in zip(ours[2], theirs[2], strict=True):
-        assert our.keys() - their.keys() <= {"train/gradient_norm"}
+        assert our.keys() - their.keys() <= {"plasticity/gradient_norm"}
         for key, value in their.items():
             np.testing.assert_array_equal(our[key], value, err_msg=key, strict=True)
 
