@@ -15,10 +15,10 @@ train: $(VENV)/.installed  ## install pliant and run the quickstart
 	$(BIN)/train-agent quickstart
 
 test: $(VENV)/.installed-dev  ## install the development tools and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take longer than a few seconds each
-	$(BIN)/python -m pytest -m "slow"
+	$(BIN)/python -m pytest -m slow --numprocesses 2
 
 check: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -81,7 +81,7 @@ class RunMonitor(BaseCallback):
         self._tell(force=True)
 
     def _after(self, step: int) -> float:
-        """The environment step at which features are due next: a multiple, so that a resume changes nothing."""
+        """The environment step at which features are due next; a multiple, so that resuming moves none."""
         every = self.plan.spec.diagnostics.every
         return (step // every + 1) * every if every else math.inf
 
