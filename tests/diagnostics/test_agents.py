@@ -1,0 +1,87 @@
+"""The instruments on the agents themselves."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from pliant.agents import DQN, PPO
+from pliant.diagnostics import SnapshotSettings, errors, take_snapshot
+from pliant.diagnostics.objectives import check_ratios, joinable, objective_operator
+from pliant.diagnostics.operators import dense
+
+EVERYTHING = SnapshotSettings(
+    operators=("hessian", "ggn", "kfac", "gram"),
+    gram_samples=8,
+    minibatches=5,
+    learning_rate=0.1,
+    updates=100,
+)
+
+
+def ppo(env="Pendulum-v1", **options):
+    return PPO(
+        "MlpPolicy",
+        gym.make(env),
+        n_steps=64,
+        policy_kwargs={"net_arch": [6, 5]},
+        seed=0,
+        device="cpu",
+        **options,
+    )
+
+
+def gathered(agent, env="Pendulum-v1", samples=60):
+    instance = gym.make(env)
+    try:
+        return agent.gather(instance, samples, seed=3)
+    finally:
+        instance.close()
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
+def test_ppos_total_is_block_diagonal_and_its_union_is_its_hessian(env):
+    agent = ppo(env)
+    batch = gathered(agent, env)
+    objectives = agent.objectives()
+    assert joinable(objectives) == {"total": ("actor", "critic")}
+    snapshot = take_snapshot(agent, batch, EVERYTHING, strict=True)
+    whole = torch.linalg.eigvalsh(dense(objective_operator(objectives["total"], batch))).numpy()
+    assert np.sort(snapshot.spectra["total"].nodes[0]) == pytest.approx(whole, abs=3e-6 * np.abs(whole).max())
+    assert not snapshot.failures
+
+
+def test_ppos_fisher_is_positive_and_holds_two_for_each_log_deviation():
+    agent = ppo()
+    snapshot = take_snapshot(agent, gathered(agent), EVERYTHING, strict=True)
+    fisher = snapshot.spectra["actor-ggn"]
+    assert fisher.nodes.min() > -1e-6 * fisher.norm
+    assert np.abs(fisher.nodes - 2.0).min() < 1e-4
+    assert snapshot.spectra["actor"].nodes.min() < -1e-4  # the surrogate itself is indefinite
+
+
+def test_dqns_gauss_newton_is_that_of_its_td_loss():
+    agent = DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [6]}, seed=0, device="cpu")
+    snapshot = take_snapshot(agent, gathered(agent, "CartPole-v1"), EVERYTHING, strict=True)
+    assert {"q", "q-ggn", "q-kfac", "q-gram"} <= set(snapshot.spectra)
+    assert snapshot.spectra["q-ggn"].nodes.min() > -1e-6 * snapshot.spectra["q-ggn"].norm
+    assert "switch/q/trainability/verdict" in snapshot.scalars()
+
+
+def test_micro_batches_give_ppos_hessian_of_the_whole_batch():
+    agent = ppo()
+    batch = gathered(agent)
+    for objective in agent.objectives().values():
+        whole = dense(objective_operator(objective, batch))
+        parts = dense(objective_operator(objective, batch, micro_batch=17))
+        assert torch.allclose(whole, parts, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_a_batch_of_the_policy_before_training_is_refused():
+    agent = ppo(learning_rate=1e-2)
+    batch = gathered(agent)
+    assert check_ratios(agent, batch) < 1e-5
+    agent.learn(64)
+    with pytest.raises(errors.RatioNotOne, match="gather afresh"):
+        take_snapshot(agent, batch, strict=True)
+    take_snapshot(agent, batch, SnapshotSettings(unclipped=True), strict=True)
