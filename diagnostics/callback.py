@@ -141,11 +141,9 @@ class SnapshotCallback(BaseCallback):
 
         title = f"task {self.task}, {snapshot.label}"
         figures: dict[str, Any] = {}
-        # One panel for each part; the layers' spectra are in the file.
-        spectra = {part: spectrum for part, spectrum in snapshot.spectra.items() if "." not in part}
-        if spectra:
-            figures["spectrum/density"] = spectrum_figure(spectra, title)
-            figures["spectrum/epsilon_rank"] = epsilon_rank_figure(spectra, title=title)
+        if snapshot.spectra:
+            figures["spectrum/density"] = spectrum_figure(snapshot, title)
+            figures["spectrum/epsilon_rank"] = epsilon_rank_figure(snapshot, title=title)
         if snapshot.features:
             figures["plasticity/layers"] = feature_figure(snapshot.features, title)
         suffix = "/gradient_covariance"

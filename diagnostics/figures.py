@@ -19,7 +19,12 @@ LOWEST_SHARE = 1e-8
 
 
 def _spectra(source: Snapshot | Mapping[str, Spectrum]) -> Mapping[str, Spectrum]:
-    spectra = source.spectra if isinstance(source, Snapshot) else source
+    if isinstance(
+        source, Snapshot
+    ):  # one panel for each part; the spectra of single layers are left in the file
+        spectra: Mapping[str, Spectrum] = {part: s for part, s in source.spectra.items() if "." not in part}
+    else:
+        spectra = source
     if not spectra:
         raise InvalidSetting("there is no spectrum to draw; measure one first")
     return spectra
@@ -31,9 +36,13 @@ def spectrum_figure(source: Snapshot | Mapping[str, Spectrum], title: str = "") 
     The density is a Gaussian smoothing of the nodes, for the eye; numbers come from the nodes themselves.
     """
     spectra = _spectra(source)
-    figure = Figure(figsize=(4.2 * len(spectra), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(spectra), squeeze=False)[0]
-    for panel, (part, spectrum) in zip(panels, spectra.items(), strict=True):
+    columns = min(len(spectra), 3)
+    rows = -(-len(spectra) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[len(spectra) :]:
+        panel.remove()
+    for panel, (part, spectrum) in zip(panels, spectra.items(), strict=False):
         _density(panel, spectrum)
         panel.set_title(f"{part} ({spectrum.operator}, {spectrum.size:,} parameters)", fontsize=9)
     if title:
@@ -75,7 +84,7 @@ def epsilon_rank_figure(
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     panel = figure.subplots()
     spectra = _spectra(source)
-    if epsilons is None:
+    if epsilons is None and not relative:
         # The same absolute thresholds for all parts, so that a union finds the bounds of its parts worked
         # out.
         ranges = [default_epsilons(spectrum) for spectrum in spectra.values()]
@@ -84,7 +93,11 @@ def epsilon_rank_figure(
     for part, spectrum in spectra.items():
         unit = spectrum.norm if relative and spectrum.norm > 0 else 1.0
         points = []
-        for threshold in shared if epsilons is None else np.asarray(epsilons) * unit:
+        if epsilons is not None:
+            thresholds = np.asarray(epsilons) * unit
+        else:
+            thresholds = default_epsilons(spectrum) if relative else shared
+        for threshold in thresholds:
             try:
                 points.append((threshold / unit, spectrum.epsilon_rank(float(threshold))))
             except EpsilonBelowFloor:

@@ -41,7 +41,7 @@ def named(parameters: Parameters) -> dict[str, Tensor]:
 
     Raises:
         InvalidSetting: there is none, or one does not require a gradient.
-        MixedParameters: they differ in dtype or device, or are not floating point.
+        MixedParameters: they differ in dtype or device, or are neither float32 nor float64.
     """
     items = (
         dict(parameters) if isinstance(parameters, Mapping) else {str(i): p for i, p in enumerate(parameters)}
@@ -49,10 +49,10 @@ def named(parameters: Parameters) -> dict[str, Tensor]:
     if not items:
         raise InvalidSetting("parameters is empty; give at least one tensor that requires a gradient")
     kinds = {(p.dtype, p.device) for p in items.values()}
-    if len(kinds) > 1 or not next(iter(kinds))[0].is_floating_point:
+    if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
         found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
         raise MixedParameters(
-            f"parameters must share one floating dtype and one device, found {found}; convert them first"
+            f"parameters must be all float32 or all float64, on one device, found {found}; convert them"
         )
     frozen = [name for name, p in items.items() if not p.requires_grad]
     if frozen:

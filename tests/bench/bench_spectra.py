@@ -48,6 +48,16 @@ def ppo_actor(widths: tuple[int, ...]) -> tuple[nn.Module, Tensor, Callable[[Ten
     return model, x, loss
 
 
+class Surrogate(nn.Module):
+    """The loss in the form that curvlinops asks for."""
+
+    reduction = "mean"
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = loss
+
+
 Rule = tuple[np.ndarray, np.ndarray]  # nodes and weights, [probes, n]
 
 
@@ -149,7 +159,9 @@ def table(widths: tuple[int, ...], exact: bool) -> None:
         except ImportError:
             print("curvlinops is not installed: pip install curvlinops-for-pytorch")
             return
-        matrix = HessianLinearOperator(model, loss, parameters, [(x, x)], check_deterministic=False)
+        matrix = HessianLinearOperator(
+            model, Surrogate(loss), parameters, [(x, x)], check_deterministic=False
+        )
         for probes, depth in ((2, 100), (10, 100)):
             name = f"curvlinops fast_lanczos, {probes} x {depth}"
             line(name, probes * depth, lambda seed, p=probes, d=depth: curvlinops_lanczos(matrix, p, d, seed))

@@ -258,6 +258,7 @@ def test_a_bad_closure_is_named(closure, error, text):
         ([], errors.InvalidSetting, "parameters is empty"),
         ([torch.ones(2)], errors.InvalidSetting, "parameters 0 do not require a gradient"),
         ([weight(), weight().float()], errors.MixedParameters, "float32 on cpu, torch.float64 on cpu"),
+        ([weight().detach().bfloat16().requires_grad_()], errors.MixedParameters, "found torch.bfloat16"),
     ],
 )
 def test_parameters_that_make_no_vector_are_named(parameters, error, text):
