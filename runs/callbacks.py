@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,11 +15,9 @@ from ..agents import Agent
 from ..diagnostics import measure_features
 from .errors import RunInterrupted
 from .logs import EpisodeCsv
+from .plan import Plan
 from .progress import Report, Reporter
 from .summary import task_return
-
-if TYPE_CHECKING:
-    from .training import Plan
 
 InterruptRequested = Callable[[], bool]
 

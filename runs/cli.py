@@ -17,7 +17,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from ..diagnostics import Snapshot
     from .execute import Outcome
-    from .training import Plan
+    from .plan import Plan
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -100,7 +100,7 @@ def _start(
     specs = [load_spec(preset, arm=arm, settings=settings, seed=seed) for seed in seeds]
 
     # Everything is checked before the first file is written. (torch is imported from here on.)
-    from .training import make_plan
+    from .plan import make_plan
 
     plans = [make_plan(spec, device) for spec in specs]
     if dry_run:

@@ -36,7 +36,8 @@ def execute(
     from ..agents import AgentError  # torch is imported here and not before
     from ..envs import EnvError
     from .errors import RunError
-    from .training import make_plan, train
+    from .plan import make_plan
+    from .training import train
 
     folder = RunFolder.open(path)
     try:

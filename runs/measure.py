@@ -9,7 +9,7 @@ from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .checkpoint import load_networks
 from .errors import RunFolderError, SpecError
 from .folder import RunFolder
-from .training import make_plan
+from .plan import make_plan
 
 
 def measure(

@@ -17,8 +17,9 @@ import stable_baselines3
 from minigrid.wrappers import ImgObsWrapper
 
 from pliant.runs.folder import RunFolder
+from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
-from pliant.runs.training import make_plan, train
+from pliant.runs.training import train
 
 from .bench_agents import interleaved, ratio
 

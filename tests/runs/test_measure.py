@@ -7,8 +7,9 @@ from pliant.diagnostics import Snapshot
 from pliant.runs.errors import RunFolderError, SpecError
 from pliant.runs.folder import RunFolder
 from pliant.runs.measure import measure
+from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
-from pliant.runs.training import make_plan, train
+from pliant.runs.training import train
 
 TABLE = {
     "name": "toy",

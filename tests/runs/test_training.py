@@ -15,10 +15,11 @@ from pliant.agents import NonFiniteLoss
 from pliant.diagnostics import Snapshot
 from pliant.runs.errors import RunFolderError, RunInterrupted
 from pliant.runs.folder import RunFolder
+from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
 from pliant.runs.progress import Report
 from pliant.runs.summary import task_returns
-from pliant.runs.training import make_plan, train
+from pliant.runs.training import train
 
 SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}}
 MEASURE = {"samples": 64, "every": 128, "spectrum": {"depth": 4, "minibatches": 4}}
