@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pliant.runs import cli
+from pliant.runs.cli import console
 
 TOY = """
 [tasks]
@@ -45,7 +46,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["train-agent", *map(str, arguments)])
-        monkeypatch.setattr(cli.out, "width", 200)
+        monkeypatch.setattr(console.out, "width", 200)
         try:
             cli.train_agent()
             code = 0
@@ -114,7 +115,7 @@ BAD = {
 def test_bad_input_gets_one_message_and_leaves_nothing(command, tmp_path: Path, arguments, said: str) -> None:
     results = tmp_path / "results"
     code, out, err = command(*arguments, "--out", results)
-    assert code == cli.BAD_INPUT
+    assert code == console.BAD_INPUT
     assert said in err
     assert err.startswith("error: ")
     assert "Traceback" not in err + out
@@ -124,14 +125,14 @@ def test_bad_input_gets_one_message_and_leaves_nothing(command, tmp_path: Path, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
 def test_a_gpu_that_is_not_there_is_said_so(command, toy: Path, tmp_path: Path) -> None:
     code, _, err = command(toy, "--device", "cuda", "--out", tmp_path / "results")
-    assert code == cli.BAD_INPUT
+    assert code == console.BAD_INPUT
     assert "torch sees no GPU" in err
 
 
 def test_an_unwritable_output_is_said_so(command, toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     code, _, err = command(toy, "--out", tmp_path / "file" / "results")
-    assert code == cli.BAD_INPUT
+    assert code == console.BAD_INPUT
     assert "no run can be written to" in err
     assert "--out" in err
 
@@ -143,7 +144,7 @@ def test_a_missing_package_is_said_with_the_command_that_installs_it(
     for name in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
         monkeypatch.delitem(sys.modules, name)
     code, _, err = command("slippery-ant-short", "--out", tmp_path / "results")
-    assert code == cli.BAD_INPUT
+    assert code == console.BAD_INPUT
     assert "pip install" in err
     assert "mujoco" in err
     assert not (tmp_path / "results").exists()
@@ -177,14 +178,14 @@ def test_a_run_says_where_its_results_are_and_how_to_watch_them(command, toy: Pa
     assert "task 2/2" in out
     assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
     code, _, err = command("--resume", run)
-    assert code == cli.BAD_INPUT
+    assert code == console.BAD_INPUT
     assert "complete; there is nothing to go on with" in err
 
 
 def test_a_loss_that_is_not_finite_names_the_quantity(command, toy: Path, tmp_path: Path) -> None:
     settings = ["--set", "agent.learning_rate=1e30", "--set", "agent.max_grad_norm=inf"]
     code, _, err = command(toy, *settings, "--out", tmp_path / "results")
-    assert code == cli.FAILED
+    assert code == console.FAILED
     assert "not finite after" in err
     assert "Traceback" not in err
 
@@ -195,7 +196,7 @@ def test_ctrl_c_stops_between_rollouts_saves_and_says_how_to_go_on(toy: Path, tm
     _wait_for(lambda: any(results.glob("*/checkpoints/000000000000")))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == console.INTERRUPTED
     (run,) = results.iterdir()
     assert f"train-agent --resume {run}" in err
     assert "Traceback" not in out + err

@@ -1,33 +1,18 @@
-"""The command line: ``pliant`` and its verbs, and ``train-agent``, which is ``pliant train``.
-
-The only module that prints or exits. Nothing that needs torch is imported before there is work for it.
-"""
+"""``pliant train``, which is ``train-agent``."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from .console import FAILED, INTERRUPTED, Device, Usage, err, out
 
 if TYPE_CHECKING:
-    from ..diagnostics import Snapshot
-    from .execute import Outcome
-    from .plan import Plan
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-BAD_INPUT = 2
-"""Exit code of everything that the person at the keyboard can mend."""
-FAILED = 1
-INTERRUPTED = 130
-
-Device = Literal["auto", "cpu", "cuda"]
+    from ..execute import Outcome
+    from ..plan import Plan
 
 
 def train(
@@ -63,11 +48,11 @@ def train(
     elif resume is not None:
         _resume(resume, device, preset, arm, settings, seed, seeds)
     elif preset is None:
-        raise _Usage(
+        raise Usage(
             "name a preset, for example `train-agent quickstart`; `train-agent --list` shows them all"
         )
     elif seed is not None and seeds is not None:
-        raise _Usage("give --seed or --seeds, not both")
+        raise Usage("give --seed or --seeds, not both")
     else:
         _start(
             preset,
@@ -81,10 +66,6 @@ def train(
         )
 
 
-class _Usage(ValueError):
-    """Arguments that do not go together."""
-
-
 def _start(
     preset: str,
     arm: str | None,
@@ -95,41 +76,41 @@ def _start(
     folder: Path,
     dry_run: bool,
 ) -> None:
-    from .presets import load_spec
+    from ..presets import load_spec
 
     specs = [load_spec(preset, arm=arm, settings=settings, seed=seed) for seed in seeds]
 
     # Everything is checked before the first file is written. (torch is imported from here on.)
-    from .plan import make_plan
+    from ..plan import make_plan
 
     plans = [make_plan(spec, device) for spec in specs]
     if dry_run:
         _print_plan(plans[0])
         return
-    from .folder import RunFolder
+    from ..folder import RunFolder
 
     runs = [RunFolder.create(folder, plan.spec, plan.boundaries).path for plan in plans]
     _carry_out(runs, device, jobs=jobs)
 
 
 def _resume(path: Path, device: Device, *others: object) -> None:
-    from .folder import RunFolder
+    from ..folder import RunFolder
 
     if any(other is not None and other != [] for other in others):
-        raise _Usage(
+        raise Usage(
             "--resume goes on with a run as it was started; leave out the preset, --arm, --set and --seed(s)"
         )
     status = RunFolder.open(path).read_manifest()["status"]
     if status == "complete":
-        raise _Usage(f"{str(path)!r} is complete; there is nothing to go on with")
+        raise Usage(f"{str(path)!r} is complete; there is nothing to go on with")
     _carry_out([path], device, resume=True)
 
 
 def _carry_out(runs: list[Path], device: Device, *, jobs: int | None = None, resume: bool = False) -> None:
     """Train, show the progress, say how it ended, and exit with a code that says so."""
-    from .execute import available_cores, execute, execute_side_by_side
-    from .interrupt import Interrupt
-    from .progress import reporter
+    from ..execute import available_cores, execute, execute_side_by_side
+    from ..interrupt import Interrupt
+    from ..progress import reporter
 
     for run in runs:
         out.print(f"results in {run}", soft_wrap=True)
@@ -172,7 +153,7 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
 def _print_presets() -> None:
     from rich.table import Table
 
-    from .presets import load_spec, preset_names
+    from ..presets import load_spec, preset_names
 
     table = Table("preset", "agent", "environment steps", "what it is", box=None, pad_edge=False)
     for name in preset_names():
@@ -184,7 +165,7 @@ def _print_presets() -> None:
 def _print_plan(plan: Plan) -> None:
     from rich.table import Table
 
-    from .presets import dump
+    from ..presets import dump
 
     out.print(dump(plan.spec), markup=False, soft_wrap=True)
     table = Table("task", "environment", "shifts", "env steps", "from", box=None, pad_edge=False)
@@ -200,8 +181,8 @@ def _print_plan(plan: Plan) -> None:
 def _print_returns(path: Path) -> None:
     from rich.table import Table
 
-    from .folder import RunFolder
-    from .summary import task_returns
+    from ..folder import RunFolder
+    from ..summary import task_returns
 
     table = Table(
         "task", "episodes", "return, first tenth", "last tenth", box=None, pad_edge=False, title=path.name
@@ -223,110 +204,6 @@ def _parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise _Usage(f"--seeds {text!r}: expected numbers and ranges such as 0-4 or 0,3,7")
+            raise Usage(f"--seeds {text!r}: expected numbers and ranges such as 0-4 or 0,3,7")
         seeds.update(dict.fromkeys(range(int(first), int(last or first) + 1)))
     return list(seeds)
-
-
-def measure(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    after_task: Annotated[
-        int | None,
-        typer.Option(min=-1, help="The checkpoint after this task; -1: untrained. Default: the last."),
-    ] = None,
-    on_task: Annotated[
-        int | None, typer.Option(min=0, help="Data of this task. Default: the one that followed.")
-    ] = None,
-    probes: Annotated[int | None, typer.Option(min=1, help="Random vectors per spectrum.")] = None,
-    depth: Annotated[int | None, typer.Option(min=1, help="Lanczos steps.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="diagnostics.spectrum.operators='[\"ggn\"]'"),
-    ] = None,
-    device: Annotated[Device, typer.Option()] = "auto",
-) -> None:
-    """Measure a saved run again: a checkpoint's spectra and features on data of any of its tasks."""
-    from .folder import RunFolder
-
-    folder = RunFolder.open(run)
-    changes = list(settings or [])
-    changes += [f"diagnostics.spectrum.{k}={v}" for k, v in {"probes": probes, "depth": depth}.items() if v]
-
-    from .measure import measure as measure_run
-
-    snapshot, path = measure_run(
-        folder, after_task=after_task, on_task=on_task, settings=tuple(changes), device=device
-    )
-    _print_snapshot(snapshot)
-    out.print(f"\nsaved in {path}", soft_wrap=True)
-
-
-def _print_snapshot(snapshot: Snapshot) -> None:
-    from rich.table import Table
-
-    numbers = snapshot.scalars()
-    table = Table("quantity", "value", "bracket", box=None, pad_edge=False, title=snapshot.label)
-    table.title_justify = "left"
-    for tag, value in numbers.items():
-        if not tag.endswith(("_low", "_high")):
-            low, high = numbers.get(f"{tag}_low"), numbers.get(f"{tag}_high")
-            table.add_row(
-                tag, f"{value:.4g}", "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
-            )
-    out.print(table)
-    for instrument, reason in snapshot.failures.items():
-        err.print(f"{instrument} failed: {reason}", markup=False, soft_wrap=True)
-
-
-app = typer.Typer(name="pliant", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.callback()
-def _pliant() -> None:
-    """Continual reinforcement-learning agents that keep their ability to learn."""
-
-
-app.command(name="train")(train)
-app.command(name="measure")(measure)
-
-_train_app = typer.Typer(name="train-agent", add_completion=False, pretty_exceptions_enable=False)
-_train_app.command()(train)
-
-
-def main() -> None:
-    """Entry point of ``pliant``."""
-    _guarded(app)
-
-
-def train_agent() -> None:
-    """Entry point of ``train-agent``."""
-    _guarded(_train_app)
-
-
-def _guarded(command: Callable[[], None]) -> None:
-    """Run ``command``; what a person can mend becomes one message and exit code 2."""
-    # Before numpy is loaded: its linear algebra starts a thread per core, and where cores are shared the
-    # small eigenproblems of a snapshot then took 40 times as long (17 s instead of 0.35 s).
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        command()
-    except KeyboardInterrupt:
-        err.print("stopped at once; the last checkpoint is kept")
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if not _meant_for_a_person(error):
-            raise
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
-
-
-def _meant_for_a_person(error: Exception) -> bool:
-    from .errors import RunError
-
-    if isinstance(error, (_Usage, RunError)):
-        return True
-    from ..agents import AgentError
-    from ..diagnostics import MeasurementError
-    from ..envs import EnvError
-
-    return isinstance(error, (AgentError, EnvError, MeasurementError))
