@@ -62,7 +62,6 @@ def test_eigenvalues_are_those_of_the_kronecker_product(rotated):
 @pytest.mark.parametrize(("model", "shape"), [(mlp, (12, 4)), (cnn, (12, 2, 3, 3))])
 @pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
 def test_factors_agree_with_curvlinops(model, shape, loss):
-    pytest.importorskip("curvlinops", reason="the development extra brings it")
     from curvlinops import KFACLinearOperator
 
     model, x = model(), inputs(shape)
@@ -89,7 +88,6 @@ def test_factors_agree_with_curvlinops(model, shape, loss):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_operators_agree_with_curvlinops():
-    pytest.importorskip("curvlinops", reason="the development extra brings it")
     from curvlinops import GGNLinearOperator, HessianLinearOperator
 
     from pliant.diagnostics.operators import HessianOperator
