@@ -236,7 +236,9 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the working folder, marked where it has uncommitted changes; None outside git."""
+    """The commit of this source tree, marked where it has uncommitted changes; None for an installed copy."""
+    if not (Path(__file__).parents[1] / ".git").exists():
+        return None  # an installed copy may lie within somebody else's repository
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
