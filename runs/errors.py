@@ -13,6 +13,14 @@ class RunFolderError(RunError):
     """A run folder that cannot be created, read, or continued."""
 
 
+class DamagedFile(RunFolderError):
+    """A file of a run folder that is there but cannot be read."""
+
+
+class Incomparable(RunError):
+    """Runs that cannot stand side by side in one report."""
+
+
 class DeviceError(RunError):
     """A device that this machine does not have."""
 

@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import RunFolderError, SpecError
+from .errors import DamagedFile, RunFolderError, SpecError
 from .presets import assign, dump, validate
 from .spec import RunSpec
 
@@ -138,6 +138,10 @@ class RunFolder:
         """The folder of measured moments."""
         return self.path / "snapshots"
 
+    def snapshot_at(self, task: int, moment: str) -> Path:
+        """What was measured at ``init`` or ``end`` of a task, if it was."""
+        return self.snapshots / f"task-{task:03d}-{moment}.npz"
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
@@ -178,9 +182,9 @@ class RunFolder:
         except FileNotFoundError:
             raise RunFolderError(f"{str(self.path)!r} is not a run folder: it has no {path.name}") from None
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{str(path)!r} cannot be read: {error}") from None
+            raise DamagedFile(f"{str(path)!r} cannot be read: {error}") from None
         if not isinstance(manifest, dict):
-            raise RunFolderError(f"{str(path)!r} is damaged: it holds no table")
+            raise DamagedFile(f"{str(path)!r} is damaged: it holds no table")
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
