@@ -1,0 +1,294 @@
+"""What a run left behind, read from its folder: whatever can be read, and what could not, by name.
+
+Nothing here needs torch: snapshots are read for their numbers and for the nodes of their spectra.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..envs import EnvError, Task
+from .errors import DamagedFile, RunError
+from .folder import RunFolder
+from .spec import RunSpec
+
+Array = NDArray[np.float64]
+
+SNAPSHOT_SCHEMA = 1
+"""The newest format of snapshots that is read here; ``diagnostics.snapshot.SCHEMA``, without its torch."""
+
+MOMENTS = ("init", "end")
+POLICIES = ("deterministic", "stochastic")
+VIDEOS = {".gif": "image/gif", ".mp4": "video/mp4", ".webm": "video/webm"}
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Training episodes, in the order in which they ended; all arrays ``[E]``."""
+
+    env_steps: Array
+    task: Array
+    returns: Array
+
+    @staticmethod
+    def none() -> Episodes:
+        """No episode."""
+        return Episodes(np.empty(0), np.empty(0), np.empty(0))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation episodes; all arrays ``[E]``."""
+
+    after_task: Array
+    on_task: Array
+    returns: Array
+    policy: NDArray[np.str_]
+
+    def matrix(self, tasks: int, policy: str) -> Array:
+        """Mean returns ``[N + 1, N]``, row 0 untrained, NaN where nothing was played."""
+        chosen = (self.policy == policy) & (self.after_task < tasks) & (self.on_task < tasks)
+        where = (self.after_task[chosen].astype(int) + 1, self.on_task[chosen].astype(int))
+        sums, counts = np.zeros((tasks + 1, tasks)), np.zeros((tasks + 1, tasks))
+        np.add.at(sums, where, self.returns[chosen])
+        np.add.at(counts, where, 1.0)
+        matrix: Array = np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
+        return matrix
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A snapshot: its numbers by tag, and the quadrature of its spectra by part."""
+
+    scalars: Mapping[str, float]
+    spectra: Mapping[str, tuple[Array, Array, int]]
+    """Nodes, their weights (summing to 1), and the number of parameters."""
+    settings: Mapping[str, Any]
+    seconds: float
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, as far as it went and as far as it can be read."""
+
+    folder: RunFolder
+    manifest: Mapping[str, Any]
+    spec: RunSpec | None
+    tasks: tuple[Task, ...]
+    """Empty if the spec cannot be read."""
+    episodes: Episodes
+    evaluation: Evaluation | None
+    moments: Mapping[tuple[int, str], Moment]
+    problems: list[str] = field(default_factory=list)
+    """What could not be read, each a sentence that names the file."""
+
+    @property
+    def id(self) -> str:
+        """The name of the run folder."""
+        return self.folder.path.name
+
+    @property
+    def arm(self) -> str:
+        """The arm of its preset."""
+        return str(self.manifest.get("arm", "?"))
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        seed = self.manifest.get("seed")
+        return seed if isinstance(seed, int) else -1
+
+    @property
+    def status(self) -> str:
+        """Running, complete, interrupted or failed."""
+        return str(self.manifest.get("status", "?"))
+
+    @property
+    def reset(self) -> bool:
+        """Whether each task began with a fresh agent."""
+        return self.spec.reset if self.spec else self.arm == "reset"
+
+    @cached_property
+    def boundaries(self) -> list[int]:
+        """Environment steps at the start of each task, and at the end of the last."""
+        return [int(step) for step in self.manifest["boundaries"]]
+
+    @property
+    def task_count(self) -> int:
+        """Number of tasks that were planned."""
+        return len(self.boundaries) - 1
+
+    @cached_property
+    def env_steps(self) -> int:
+        """How far the run has come, as far as its files tell."""
+        if self.status == "complete":
+            return self.boundaries[-1]
+        checkpoints = [int(path.name) for path in self.folder.checkpoint_list()]
+        return int(max([0, *checkpoints, *self.episodes.env_steps[-1:]]))
+
+    @property
+    def finished(self) -> int:
+        """Number of tasks that were trained to their end."""
+        return sum(end <= self.env_steps for end in self.boundaries[1:])
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """From creation to the last change of status; a pause before a resumption counts."""
+        try:
+            first, last = (datetime.fromisoformat(self.manifest[key]) for key in ("created", "updated"))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (last - first).total_seconds()
+
+    @property
+    def snapshot_seconds(self) -> float:
+        """Wall time of all snapshots at switches."""
+        return sum(moment.seconds for moment in self.moments.values())
+
+    @cached_property
+    def videos(self) -> list[Path]:
+        """Pictures that move, in order of their names."""
+        folder = self.folder.replays
+        found = folder.rglob("*") if folder.is_dir() else ()
+        return sorted(path for path in found if path.suffix.lower() in VIDEOS)
+
+
+def read_run(path: Path, *, spectra: bool = True) -> RunRecord:
+    """Everything that can be read of the run at ``path``.
+
+    Args:
+        path: its folder.
+        spectra: read the snapshots, too; a table of returns needs none.
+
+    Raises:
+        DamagedFile: the manifest cannot be read; without it nothing else can be understood.
+        RunFolderError: ``path`` is no run folder, or one of another schema version.
+    """
+    folder = RunFolder.open(path)
+    manifest = folder.read_manifest()
+    boundaries = manifest.get("boundaries")
+    if not isinstance(boundaries, list) or len(boundaries) < 2 or not all(type(b) is int for b in boundaries):
+        raise DamagedFile(f"the manifest of {str(path)!r} is damaged: it has no list of boundaries")
+    problems: list[str] = []
+    spec, tasks = _read_spec(folder, problems)
+    moments = {
+        (task, moment): found
+        for task in range(len(boundaries) - 1)
+        for moment in MOMENTS
+        if spectra and (found := _read_snapshot(folder.snapshot_at(task, moment), problems))
+    }
+    return RunRecord(
+        folder=folder,
+        manifest=manifest,
+        spec=spec,
+        tasks=tasks,
+        episodes=_read_episodes(folder.episodes_file, problems),
+        evaluation=_read_evaluation(folder.evaluation_file, problems),
+        moments=moments,
+        problems=problems,
+    )
+
+
+def _read_spec(folder: RunFolder, problems: list[str]) -> tuple[RunSpec | None, tuple[Task, ...]]:
+    try:
+        spec = folder.read_spec()
+        return spec, tuple(spec.tasks.draw(spec.seed))
+    except (RunError, EnvError) as error:
+        problems.append(str(error))
+        return None, ()
+
+
+def _read_episodes(path: Path, problems: list[str]) -> Episodes:
+    rows = _read_rows(
+        path, problems, lambda row: (int(row["env_steps"]), int(row["task"]), float(row["return"]))
+    )
+    if not rows:
+        return Episodes.none()
+    steps, task, returns = np.array(rows, dtype=np.float64).T
+    return Episodes(steps, task, returns)
+
+
+def _read_evaluation(path: Path, problems: list[str]) -> Evaluation | None:
+    if not path.exists():
+        return None
+
+    def parse(row: Mapping[str, str]) -> tuple[int, int, float, str]:
+        if row["policy"] not in POLICIES:
+            raise ValueError(row["policy"])
+        return int(row["after_task"]), int(row["on_task"]), float(row["return"]), row["policy"]
+
+    rows = _read_rows(path, problems, parse)
+    if not rows:
+        return None
+    after, on, returns, policy = zip(*rows, strict=True)
+    return Evaluation(
+        np.array(after, dtype=np.float64),
+        np.array(on, dtype=np.float64),
+        np.array(returns, dtype=np.float64),
+        np.array(policy),
+    )
+
+
+def _read_rows(path: Path, problems: list[str], parse: Callable[[Mapping[str, str]], Any]) -> list[Any]:
+    """The rows that can be understood; the number of the others, and the line of the first, is a problem."""
+    rows, bad = [], []
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                try:
+                    rows.append(parse(row))
+                except (KeyError, TypeError, ValueError):
+                    bad.append(reader.line_num)
+    except FileNotFoundError:
+        problems.append(f"{str(path)!r} is missing")
+    except (OSError, csv.Error) as error:
+        problems.append(f"{str(path)!r} cannot be read to its end: {error}")
+    if bad:
+        problems.append(
+            f"{str(path)!r} is damaged: {len(bad)} of {len(bad) + len(rows)} rows cannot be read, the first "
+            f"on line {bad[0]}; they are left out"
+        )
+    return rows
+
+
+def _read_snapshot(path: Path, problems: list[str]) -> Moment | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            record = json.loads(str(file["snapshot"]))
+            if record["schema"] > SNAPSHOT_SCHEMA:
+                problems.append(
+                    f"{str(path)!r} has format {record['schema']}, this pliant reads up to "
+                    f"{SNAPSHOT_SCHEMA}; it is left out"
+                )
+                return None
+            spectra = {}
+            for part in record["parts"]:
+                nodes, weights = (file[f"spectrum/{part}/{name}"] for name in ("nodes", "weights"))
+                about = json.loads(str(file[f"spectrum/{part}/spectrum"]))
+                size = sum(int(piece["size"]) for piece in about["pieces"])
+                spectra[part] = (nodes.ravel().astype(float), weights.ravel() / len(weights), size)
+            return Moment(
+                scalars={tag: float(value) for tag, value in record["scalars"].items()},
+                spectra=spectra,
+                settings=record["settings"],
+                seconds=float(record["seconds"].get("total", 0.0)),
+                failures=record["failures"],
+            )
+    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        problems.append(f"{str(path)!r} is damaged ({type(error).__name__}); it is left out")
+        return None
