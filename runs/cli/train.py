@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,9 +136,8 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
             case "failed":
                 err.print(f"error: {outcome.path.name}: {outcome.message}", soft_wrap=True, markup=False)
             case "interrupted":
-                err.print(
-                    f"stopped and saved; go on with: train-agent --resume {outcome.path}", soft_wrap=True
-                )
+                program = _program("train-agent")
+                err.print(f"stopped and saved; go on with: {program} --resume {outcome.path}", soft_wrap=True)
             case "not started":
                 err.print(f"not started: {outcome.path}", soft_wrap=True)
     complete = [outcome for outcome in outcomes if outcome.status == "complete"]
@@ -143,11 +145,19 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
         for outcome in complete:
             _print_returns(outcome.path)
         board = complete[0].path if len(outcomes) == 1 else complete[0].path.parent
-        out.print(f"\nwatch it:  tensorboard --logdir {board}", soft_wrap=True)
+        out.print(f"\nwatch it:  {_program('tensorboard')} --logdir {board}", soft_wrap=True)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(FAILED)
     if len(complete) < len(outcomes):
         raise typer.Exit(INTERRUPTED)
+
+
+def _program(name: str) -> str:
+    """How to call ``name`` from here: with its path where the shell would not find it (after ``make train``)."""
+    beside = Path(sys.executable).parent / name
+    if shutil.which(name) or not beside.exists():
+        return name
+    return os.path.relpath(beside)
 
 
 def _print_presets() -> None:
@@ -165,6 +175,7 @@ def _print_presets() -> None:
 def _print_plan(plan: Plan) -> None:
     from rich.table import Table
 
+    from ..evaluation import expected_cost
     from ..presets import dump
 
     out.print(dump(plan.spec), markup=False, soft_wrap=True)
@@ -176,6 +187,7 @@ def _print_plan(plan: Plan) -> None:
         )
     out.print(table)
     out.print(f"\n{len(plan.sequence)} tasks, {plan.boundaries[-1]:,} environment steps; nothing was run")
+    out.print(str(expected_cost(plan)), soft_wrap=True)
 
 
 def _print_returns(path: Path) -> None:
