@@ -153,7 +153,7 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
 
 
 def _program(name: str) -> str:
-    """How to call ``name`` from here: with its path where the shell would not find it (after ``make train``)."""
+    """How to call ``name`` from here: with its path where the shell would not find it, as after ``make``."""
     beside = Path(sys.executable).parent / name
     if shutil.which(name) or not beside.exists():
         return name
