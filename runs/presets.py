@@ -36,8 +36,8 @@ def load_spec(
 ) -> RunSpec:
     """Resolve a preset into a validated spec.
 
-    The order, each laid over the one before: the preset, its arm (the one in ``specs/arms.toml`` under the
-    preset's own table of that name), ``settings``.
+    The order, each laid over the one before: the preset that it ``extends``, if any; the preset; its arm (the
+    one in ``specs/arms.toml`` under the preset's own table of that name); ``settings``.
 
     Args:
         preset: name of a shipped preset, or path of a TOML file.
@@ -48,7 +48,7 @@ def load_spec(
     Raises:
         SpecError: anything in it is unknown or invalid; the text says what and which names exist.
     """
-    table = _read(preset)
+    table = _resolve(preset)
     table.setdefault("name", Path(preset).stem)
     arms = merge(_shipped(_ARMS), table.pop(_ARMS, {}))
     chosen = arm or table.get("arm", "bp")
@@ -64,7 +64,7 @@ def load_spec(
 
 def arm_names(preset: str) -> list[str]:
     """The arms of a preset: the shipped ones and its own."""
-    return list(merge(_shipped(_ARMS), _read(preset).get(_ARMS, {})))
+    return list(merge(_shipped(_ARMS), _resolve(preset).get(_ARMS, {})))
 
 
 def validate(table: Table, *, source: str) -> RunSpec:
@@ -102,6 +102,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; known: {', '.join(known)}." if known else "."
+
+
+def _resolve(preset: str, seen: tuple[str, ...] = ()) -> Table:
+    """The preset's table, laid over that of the preset it ``extends``."""
+    table = _read(preset)
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if not isinstance(base, str) or base in (preset, *seen):
+        raise SpecError(f"{preset!r} extends {base!r}; expected the name of another preset or TOML file")
+    return merge(_resolve(base, (*seen, preset)), table)
 
 
 def _read(preset: str) -> Table:

@@ -91,6 +91,21 @@ def test_a_file_of_one_s_own_is_a_preset(tmp_path: Path) -> None:
     assert isinstance(spec.agent, DQNSpec)
 
 
+def test_a_preset_may_extend_another(tmp_path: Path) -> None:
+    short, whole = load_spec("slippery-ant-short"), load_spec("slippery-ant")
+    changed = {"name", "description", "tasks"}
+    assert short.model_dump(exclude=changed) == whole.model_dump(exclude=changed)
+    assert short.tasks.kwargs == whole.tasks.kwargs
+    assert (short.tasks.length, whole.tasks.length) == (40_960, 2_000_000)
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "quickstart"\nseed = 4\n', encoding="utf-8")
+    assert load_spec(str(path)).seed == 4
+    assert arm_names(str(path)) == arm_names("quickstart")
+    path.write_text(f'extends = "{path}"\n', encoding="utf-8")
+    with pytest.raises(SpecError, match="expected the name of another preset"):
+        load_spec(str(path))
+
+
 def test_a_task_is_rounded_up_to_whole_rollouts() -> None:
     spec = load_spec("cartpole-offset")
     assert spec.rollout_steps == 2048
