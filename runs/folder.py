@@ -202,6 +202,11 @@ class RunFolder:
         return path
 
 
+def run_folders(results: Path) -> list[Path]:
+    """The run folders directly under ``results``, readable or not, in order of their names."""
+    return sorted(path.parent for path in results.glob("*/manifest.json"))
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write the whole of ``text`` or nothing: to a temporary name, synced, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

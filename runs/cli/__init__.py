@@ -11,8 +11,11 @@ from collections.abc import Callable
 
 import typer
 
+from .compare import compare
 from .console import BAD_INPUT, INTERRUPTED, Usage, err
+from .list import list_runs
 from .measure import measure
+from .report import report
 from .train import train
 
 app = typer.Typer(name="pliant", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -25,6 +28,9 @@ def _pliant() -> None:
 
 app.command(name="train")(train)
 app.command(name="measure")(measure)
+app.command(name="report")(report)
+app.command(name="compare")(compare)
+app.command(name="list")(list_runs)
 
 _train_app = typer.Typer(name="train-agent", add_completion=False, pretty_exceptions_enable=False)
 _train_app.command()(train)

@@ -1,0 +1,51 @@
+"""What `report` and `compare` share: the runs that they take, and the fresh agents beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .console import FAILED, INTERRUPTED, Device, err, out
+
+Runs = Annotated[list[Path], typer.Argument(help="Run folders; a glob such as results/quickstart-* will do.")]
+Baseline = Annotated[
+    Literal["fresh"] | None,
+    typer.Option(help="fresh: agents that start anew at each task, found beside the runs or trained there."),
+]
+
+
+def baselines(runs: list[Path], baseline: str | None, device: Device) -> list[Path]:
+    """The fresh runs to report beside ``runs``; those that are not there yet are trained."""
+    if baseline is None:
+        return []
+    from ..baseline import start_fresh, with_baselines
+
+    found, missing = with_baselines(runs)
+    if not missing:
+        return found
+    from ..execute import available_cores, execute_side_by_side
+    from ..interrupt import Interrupt
+    from ..progress import reporter
+
+    started = [start_fresh(run) for run in missing]
+    for path in started:
+        out.print(f"training fresh agents in {path}", soft_wrap=True)
+
+    def tell() -> None:
+        err.print("stopping at the next rollout (Ctrl-C again stops at once)")
+
+    with reporter(out) as progress, Interrupt(tell) as interrupted:
+        workers = min(available_cores(), len(started))
+        outcomes = execute_side_by_side(started, device, progress, interrupted, workers)
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            err.print(f"error: {outcome.path.name}: {outcome.message}", soft_wrap=True, markup=False)
+        elif outcome.status != "complete":
+            err.print(f"stopped; go on with: train-agent --resume {outcome.path}", soft_wrap=True)
+    if any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(FAILED)
+    if any(outcome.status != "complete" for outcome in outcomes):
+        raise typer.Exit(INTERRUPTED)
+    return [*found, *started]

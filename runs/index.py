@@ -1,0 +1,115 @@
+"""The index of a folder of runs: a line per run, from the files that are quick to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from .errors import RunError, RunFolderError
+from .folder import RunFolder, run_folders
+
+LAST_EPISODES = 20
+"""Training episodes behind the last return."""
+
+_TAIL_BYTES = 4096
+"""Enough for the rows of that many episodes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in the index.
+
+    Attributes:
+        id: name of the folder.
+        spec: name of the preset or file.
+        arm: of the spec.
+        seed: of the run.
+        status: running, complete, interrupted or failed; ``unreadable`` with the reason in ``note``.
+        last_return: mean of the last LAST_EPISODES training episodes, None if there is none.
+        changed: when the run last changed its status.
+        note: why it could not be read.
+    """
+
+    id: str
+    spec: str = ""
+    arm: str = ""
+    seed: str = ""
+    status: str = "unreadable"
+    last_return: float | None = None
+    changed: datetime | None = None
+    note: str = ""
+
+    @property
+    def age(self) -> str:
+        """``3 min``, ``5 h``, ``12 d``: how long ago it changed."""
+        if self.changed is None:
+            return "–"
+        return how_long((datetime.now(UTC) - self.changed).total_seconds())
+
+
+def how_long(seconds: float) -> str:
+    """One unit is enough for an age.
+
+    >>> how_long(59), how_long(3 * 60), how_long(47 * 3600), how_long(48 * 3600)
+    ('59 s', '3 min', '47 h', '2 d')
+    """
+    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{max(seconds, 0) // unit:.0f} {name}"
+    return f"{seconds // 86400:.0f} d"
+
+
+def entries(results: Path) -> Sequence[Entry]:
+    """Every run under ``results``, the newest first.
+
+    Raises:
+        RunFolderError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise RunFolderError(
+            f"there is no folder {str(results)!r}; name the folder that runs were written to"
+        )
+    found = [_entry(path) for path in run_folders(results)]
+    return sorted(found, key=lambda e: (e.changed or datetime.min.replace(tzinfo=UTC), e.id), reverse=True)
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        folder = RunFolder.open(path)
+        about = folder.read_manifest()
+    except RunError as error:
+        return Entry(path.name, note=str(error))
+    try:
+        changed = datetime.fromisoformat(about.get("updated") or about["created"])
+    except (KeyError, TypeError, ValueError):
+        changed = None
+    return Entry(
+        id=path.name,
+        spec=str(about.get("preset", "?")),
+        arm=str(about.get("arm", "?")),
+        seed=str(about.get("seed", "?")),
+        status=str(about.get("status", "?")),
+        last_return=_last_return(folder),
+        changed=changed,
+    )
+
+
+def _last_return(folder: RunFolder) -> float | None:
+    """From the end of the file alone: a long run has millions of episodes."""
+    try:
+        with folder.episodes_file.open("rb") as file:
+            header = file.readline().decode()
+            start = file.tell()
+            file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
+            if file.tell() > start:
+                file.readline()  # the rest of a row
+            rows = list(csv.DictReader(io.StringIO(header + file.read().decode(errors="replace"))))
+        return float(np.mean([float(row["return"]) for row in rows[-LAST_EPISODES:]])) if rows else None
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
