@@ -21,7 +21,7 @@ from .spec import AgentSpec, DQNSpec, OptimizerSpec, PPOSpec, RunSpec
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
-_PURPOSES = ("agent", "env", "snapshot")
+_PURPOSES = ("agent", "env", "snapshot", "evaluation")
 """What a seed is for: the same run, task and step give unrelated numbers for each."""
 
 

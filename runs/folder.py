@@ -7,9 +7,11 @@
         manifest.json    schema version, status, seed, versions, git commit, command line
         progress.csv     one row per log entry, over environment steps
         episodes.csv     one row per training episode
+        evaluation.csv   one row per evaluation episode
         tb/              TensorBoard
         checkpoints/     one folder per checkpoint, named by its environment step
         snapshots/       one .npz per measured moment
+        replays/         recorded evaluation episodes, one .npz per checkpoint and task
         error.txt        traceback of an error that nobody foresaw, if there was one
 """
 
@@ -19,6 +21,7 @@ import datetime as dt
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -89,7 +92,7 @@ class RunFolder:
                 "created": _now(),
                 "command": sys.argv,
                 "python": platform.python_version(),
-                "versions": _versions(),
+                "versions": installed_versions(),
                 "git_commit": _git_commit(),
             }
         )
@@ -138,6 +141,16 @@ class RunFolder:
         """The folder of measured moments."""
         return self.path / "snapshots"
 
+    @property
+    def evaluation_file(self) -> Path:
+        """One row per evaluation episode."""
+        return self.path / "evaluation.csv"
+
+    @property
+    def replays(self) -> Path:
+        """The folder of recorded evaluation episodes."""
+        return self.path / "replays"
+
     def snapshot_at(self, task: int, moment: str) -> Path:
         """What was measured at ``init`` or ``end`` of a task, if it was."""
         return self.snapshots / f"task-{task:03d}-{moment}.npz"
@@ -149,12 +162,21 @@ class RunFolder:
 
     def new_snapshot(self, stem: str) -> Path:
         """A name in the folder of measured moments that no file has yet."""
-        self.snapshots.mkdir(exist_ok=True)
-        number, path = 1, self.snapshots / f"{stem}.npz"
-        while path.exists():
-            number += 1
-            path = self.snapshots / f"{stem}-{number}.npz"
-        return path
+        return _first_free_npz(self.snapshots, stem)
+
+    def new_replays(self, after_task: int, on_task: int) -> Path:
+        """A name for episodes of a checkpoint on a task that no file has yet."""
+        return _first_free_npz(self.replays, f"after-{after_task:03d}-on-{on_task:03d}")
+
+    def replay_files(self) -> dict[tuple[int, int], list[Path]]:
+        """Files of recorded episodes, oldest first, by task of the checkpoint and task played."""
+        found: dict[tuple[int, int], list[tuple[int, Path]]] = {}
+        for path in self.replays.glob("after-*.npz"):
+            match = re.fullmatch(r"after-(-?\d+)-on-(\d+)(?:-(\d+))?", path.stem)
+            if match:
+                after, on, number = match.groups()
+                found.setdefault((int(after), int(on)), []).append((int(number or 1), path))
+        return {key: [path for _, path in sorted(files)] for key, files in sorted(found.items())}
 
     def checkpoint(self, steps: int) -> Path:
         """The checkpoint after ``steps`` environment steps."""
@@ -163,6 +185,15 @@ class RunFolder:
     def checkpoint_list(self) -> list[Path]:
         """All complete checkpoints, oldest first."""
         return sorted(path for path in self.checkpoints.glob("*") if path.is_dir() and path.name.isdecimal())
+
+    def saved_after(self, boundaries: Sequence[int]) -> list[int]:
+        """The tasks at whose end the agent was saved; -1 stands for the untrained agent.
+
+        Args:
+            boundaries: environment steps of the run at the start of each task, and at the end of the last.
+        """
+        saved = {path.name for path in self.checkpoint_list()}
+        return [task - 1 for task, steps in enumerate(boundaries) if self.checkpoint(steps).name in saved]
 
     # What is in them ---------------------------------------------------------------------------------
 
@@ -217,6 +248,15 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _first_free_npz(folder: Path, stem: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    number, path = 1, folder / f"{stem}.npz"
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.npz"
+    return path
+
+
 def _make_first_free(out: Path, stem: str) -> Path:
     """Two runs of the same second meet here: mkdir is the lock, the later one gets a number."""
     number = 1
@@ -234,7 +274,8 @@ def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers depend on, those that are installed."""
     found = {}
     for package in _PACKAGES:
         try:

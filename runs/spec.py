@@ -171,6 +171,31 @@ class DiagnosticsSpec(Settings):
     spectrum: SpectrumSpec = SpectrumSpec()
 
 
+WhichTasks = Literal["own-and-next", "seen", "all", "none"]
+
+
+class EvaluationSpec(Settings):
+    """Which episodes the agent plays for the record, before training and after each task."""
+
+    tasks: WhichTasks = "own-and-next"
+    """``seen``: all up to the one just trained. ``none`` switches evaluation off, after the last task too."""
+    last: WhichTasks = "all"
+    """The same for after the last task: what forgetting and backward transfer are computed from."""
+    episodes: PositiveInt = 5
+    """Per task, policy and occasion; their seeds are the same on every occasion."""
+    policies: Annotated[tuple[Literal["deterministic", "stochastic"], ...], Field(min_length=1)] = (
+        "deterministic",
+    )
+    max_length: PositiveInt = 10_000
+    """Environment steps after which an episode is cut, for environments that have no limit of their own."""
+    replays: bool = True
+    """Record every episode (a few kilobytes), so that it can be replayed, checked and filmed."""
+    observations: bool = False
+    """Record the observations as well, not only their hashes."""
+    videos: NonNegativeInt = 0
+    """So many episodes of each occasion, on the task just trained, become moving pictures in TensorBoard."""
+
+
 class RunSpec(Settings):
     """One run: an agent, a sequence of tasks, what keeps the agent plastic, and what is measured."""
 
@@ -189,6 +214,7 @@ class RunSpec(Settings):
     mitigations: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by name of ``pliant.agents.MITIGATIONS``."""
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
 
     @property
     def rollout_steps(self) -> int:

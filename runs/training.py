@@ -1,7 +1,7 @@
 """The training loop: an agent through a sequence of tasks, from one run folder.
 
 One path to read from top to bottom: for each task, set the environment, measure the loss that is about to be
-descended, learn, measure again, save.
+descended, learn, measure again, save, evaluate.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .callbacks import InterruptRequested, RunMonitor
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .errors import RunFolderError, RunInterrupted
+from .evaluation import evaluate_scheduled, forget_after, log_evaluation
 from .folder import RunFolder
 from .logs import EpisodeCsv, run_logger
 from .plan import Plan
@@ -73,6 +74,7 @@ class _Trainer:
         self.interrupted = interrupted
         self.agent: PPO | DQN
         self.logger: Logger
+        self.evaluation_seconds: float = folder.read_manifest().get("evaluation_seconds", 0.0)
 
     def run(self, resume: bool) -> None:
         self._fresh_agent(0)
@@ -84,7 +86,10 @@ class _Trainer:
             if not resume:
                 _log_spec(self.logger, self.spec)
                 self._save(start)  # so that there is always something to return to
+            forget_after(self.folder, start.env_steps, self.plan.boundaries)
             self.started = (time.monotonic(), start.env_steps)
+            if start.task_steps == 0:
+                self._evaluate(start.task - 1)
             for index in range(start.task, len(self.plan.sequence)):
                 self._train_task(index, done=start.task_steps if index == start.task else 0)
 
@@ -144,6 +149,16 @@ class _Trainer:
             self._save(Position(index + finished, 0 if finished else steps, agent.num_timesteps))
             raise
         self._save(Position(index + 1, 0, agent.num_timesteps))
+        self._evaluate(index)
+
+    def _evaluate(self, after_task: int) -> None:
+        """Let the agent of the checkpoint just saved play; nothing of it is different afterwards."""
+        began = time.monotonic()
+        episodes = evaluate_scheduled(self.plan, self.folder, self.agent, after_task)
+        if episodes:
+            log_evaluation(self.logger, after_task, episodes, self.plan.boundaries[after_task + 1])
+            self.evaluation_seconds += time.monotonic() - began
+            self.folder.set_status("running", evaluation_seconds=round(self.evaluation_seconds, 3))
 
     def _snapshots(self, index: int, done: int) -> list[SnapshotCallback]:
         """The callback that measures task ``index`` on data of its own, in environments of its own."""

@@ -1,0 +1,123 @@
+"""evaluation.csv: one row per evaluation episode, read, appended to, cut."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from .errors import RunFolderError
+from .folder import write_atomically
+
+COLUMNS = (
+    "after_task",
+    "on_task",
+    "episode",
+    "policy",
+    "env_steps",
+    "seed",
+    "return",
+    "length",
+    "success",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation episode."""
+
+    after_task: int
+    """-1: before training."""
+    on_task: int
+    episode: int
+    policy: str
+    env_steps: int
+    """Of the training so far."""
+    seed: int
+    total: float
+    """The return, undiscounted; the column is called ``return``."""
+    length: int
+    success: bool | None
+    """None, an empty cell, where the environment does not tell."""
+
+    @property
+    def key(self) -> tuple[int, int, int, str]:
+        """What no two rows have in common: checkpoint, task, episode, policy."""
+        return self.after_task, self.on_task, self.episode, self.policy
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows; none if there is no file.
+
+    Raises:
+        RunFolderError: the file is damaged; the text names the line.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise RunFolderError(
+                f"{str(path)!r} has the columns {','.join(header)!r}, expected {','.join(COLUMNS)!r}; move "
+                "it away and run `pliant evaluate` to write it anew"
+            )
+        rows = []
+        for cells in reader:
+            try:
+                rows.append(_row(cells))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{str(path)!r} is damaged in line {reader.line_num}: {error}; delete that line and run "
+                    "`pliant evaluate`, which plays what is missing"
+                ) from None
+        return rows
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Add ``rows`` in one write, behind the header if the file is new; rows already there are left out."""
+    present = {row.key for row in read_rows(path)}
+    with path.open("a", encoding="utf-8", newline="") as file:
+        header = _text([COLUMNS]) if file.tell() == 0 else ""
+        file.write(header + _text(_cells(row) for row in rows if row.key not in present))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep_rows_until(path: Path, env_steps: int) -> None:
+    """Drop the rows of checkpoints after ``env_steps`` environment steps; the header is there in any case."""
+    kept = [row for row in read_rows(path) if row.env_steps <= env_steps]
+    write_atomically(path, _text([COLUMNS, *map(_cells, kept)]))
+
+
+def _row(cells: list[str]) -> Row:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"{len(cells)} cells, expected {len(COLUMNS)}")
+    after, on, episode, policy, env_steps, seed, total, length, success = cells
+    if success not in ("", "0", "1"):
+        raise ValueError(f"success is {success!r}, expected 1, 0 or nothing")
+    return Row(
+        int(after),
+        int(on),
+        int(episode),
+        policy,
+        int(env_steps),
+        int(seed),
+        float(total),
+        int(length),
+        bool(int(success)) if success else None,
+    )
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    *cells, success = astuple(row)
+    return (*cells, "" if success is None else int(success))
+
+
+def _text(lines: Iterable[Iterable[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
