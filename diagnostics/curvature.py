@@ -20,7 +20,7 @@ from .operators import (
     fisher_closure,
 )
 from .piece import Piece
-from .precision import resolution
+from .precision import full_precision, resolution
 from .quadrature import Array, halved, ritz
 from .spectrum import Spectrum
 
@@ -31,6 +31,7 @@ METHODS = ("auto", "exact", "lanczos")
 EXACT_UP_TO = 2_000
 
 
+@full_precision()
 def hessian_spectrum(
     closure: Callable[[], Any],
     parameters: Parameters,
@@ -91,6 +92,7 @@ def hessian_spectrum(
     return operator_spectrum(build, method, probes, depth, seed, name=operator)
 
 
+@full_precision()
 def operator_spectrum(
     operator: Operator,
     method: str = "auto",

@@ -27,6 +27,7 @@ from .gram import by_layer, jacobian, ntk_effective_rank
 from .kronecker import kronecker_spectrum
 from .memory import check_dense
 from .objectives import check_ratios, joinable, objective_operator, outputs_closure
+from .precision import full_precision
 from .protocol import Batch, HasRatios, Measurable, Objective
 from .settings import SnapshotSettings
 from .snapshot import Snapshot
@@ -63,7 +64,7 @@ def take_snapshot(
     snapshot = Snapshot(label, settings, samples=sample_count(batch))
     snapshot.about["parameters"] = fingerprint(agent.networks())
     began = time.perf_counter()
-    with undisturbed(agent.policy):
+    with undisturbed(agent.policy), full_precision():
         _Instruments(agent, batch, snapshot, strict).run(reference)
     snapshot.seconds["total"] = time.perf_counter() - began
     return snapshot

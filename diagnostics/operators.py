@@ -6,6 +6,7 @@ to a parameter, its ``.grad``, a buffer or a random state. The dtype and the dev
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,10 +20,15 @@ from .errors import (
     NotFinite,
     ParameterNotInGraph,
 )
+from .functional import Rows, as_function, flat_gradient, pullback, values_of
 
 Parameters = Mapping[str, Tensor] | Iterable[Tensor]
 Loss = Callable[[], Tensor]
 OutputsAndLoss = Callable[[], tuple[Tensor, Callable[[Tensor], Tensor]]]
+
+
+#: Two ways to take a product agree to this share of it; rounding stays far below, a mistake far above.
+AGREEMENT = 1e-2
 
 
 class Operator(Protocol):
@@ -95,28 +101,22 @@ def gradient(loss: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     return flat(parts)
 
 
-def vector_jacobian(outputs: Tensor, inputs: Sequence[Tensor], vectors: Tensor, batched: bool) -> Tensor:
-    """Rows ``v J`` for every ``v`` of ``vectors`` ``[b, *outputs.shape]`` by a retained graph: ``[b, P]``.
+def vector_jacobian(outputs: Tensor, inputs: Sequence[Tensor], vectors: Tensor) -> Tensor:
+    """Rows ``v J`` for every row ``v`` of ``vectors``, one after the other, by a retained graph: ``[b, P]``.
 
     Inputs that the graph does not reach count as zero (a loss that is linear in a parameter, say).
     """
     if not outputs.requires_grad:
         return vectors.new_zeros((len(vectors), sum(x.numel() for x in inputs)))
-    if batched:
-        parts = torch.autograd.grad(
-            outputs,
-            inputs,
-            vectors,
-            retain_graph=True,
-            is_grads_batched=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return torch.cat([part.reshape(len(vectors), -1) for part in parts], dim=1)
     rows = [
         flat(
             torch.autograd.grad(
-                outputs, inputs, v, retain_graph=True, allow_unused=True, materialize_grads=True
+                outputs,
+                inputs,
+                v.reshape(outputs.shape),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
         )
         for v in vectors
@@ -125,30 +125,41 @@ def vector_jacobian(outputs: Tensor, inputs: Sequence[Tensor], vectors: Tensor, 
 
 
 class HessianOperator:
-    """The Hessian of a scalar loss, by one retained double-backward graph.
+    """The Hessian of a scalar loss, by products that share one pass through the loss (Pearlmutter 1994).
 
-    The graph of the gradient is built once; each product is one backward pass through it (Pearlmutter 1994).
-    On a CPU the vectors of a block are looped over, on a GPU they are batched (measured faster there, slower
-    here).
+    On a CPU the gradient's graph is kept, and a block's vectors go through it one by one. On anything else
+    they go together, by ``vmap`` over the gradient's vector-Jacobian product (:mod:`.functional`), if one
+    product taken both ways agrees; else one by one there, too.
 
     Args:
-        closure: returns the scalar loss; called once, with gradients enabled.
+        closure: returns the scalar loss, without side effects; called once with gradients enabled, and once
+            more to batch.
         parameters: what to differentiate with respect to, by name or in order.
-        batched: batch the products of a block; by default on anything but a CPU.
+        batched: take the products of a block together; by default on anything but a CPU.
+
+    Attributes:
+        batched: whether they are.
     """
 
     def __init__(self, closure: Loss, parameters: Parameters, batched: bool | None = None) -> None:
-        self._parameters = named(parameters)
-        first = next(iter(self._parameters.values()))
+        items = named(parameters)
+        first = next(iter(items.values()))
         self.dtype, self.device = first.dtype, first.device
-        self._batched = first.device.type != "cpu" if batched is None else batched
         with torch.enable_grad():
-            self._gradient = gradient(closure(), self._parameters)
-        self.size = self._gradient.numel()
+            slope = gradient(closure(), items)
+            self.size = slope.numel()
+            looped: Rows = partial(vector_jacobian, slope, list(items.values()))
+
+            def together() -> Rows:
+                return pullback(flat_gradient(as_function(closure, items)), values_of(items))[1]
+
+            found = _agreed(together, looped, slope) if _wanted(first, batched) else None
+        self.batched = found is not None
+        self._rows = found or looped
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[b, P] -> [b, P]``."""
-        return vector_jacobian(self._gradient, list(self._parameters.values()), vectors, self._batched)
+        return self._rows(vectors)
 
 
 class GaussNewtonOperator:
@@ -157,35 +168,61 @@ class GaussNewtonOperator:
     Positive semi-definite when the loss is convex in the outputs, and equal to the Hessian when the outputs
     are linear in the parameters (Schraudolph 2002). With the loss
     ``KL(frozen present distribution || distribution)`` it is the Fisher matrix. ``J v`` is taken by
-    differentiating ``u -> u' J`` once more, so that any graph will do.
+    differentiating ``u -> u' J`` once more, so that any graph will do. Products are looped or batched as
+    those of :class:`HessianOperator`.
 
     Args:
         closure: returns ``(outputs, loss)``, the outputs with their graph and a function of outputs alone.
         parameters: what to differentiate with respect to, by name or in order.
-        batched: batch the products of a block; by default on anything but a CPU.
+        batched: take the products of a block together; by default on anything but a CPU.
+
+    Attributes:
+        batched: whether they are.
+        outputs: at the present parameters, without their graph.
     """
 
     def __init__(self, closure: OutputsAndLoss, parameters: Parameters, batched: bool | None = None) -> None:
-        self._parameters = named(parameters)
-        first = next(iter(self._parameters.values()))
+        self._parameters = items = named(parameters)
+        first = next(iter(items.values()))
         self.dtype, self.device = first.dtype, first.device
-        self._batched = first.device.type != "cpu" if batched is None else batched
-        inputs = list(self._parameters.values())
+        self.size = sum(p.numel() for p in items.values())
         with torch.enable_grad():
-            self._outputs, loss = outputs_and_loss(closure)
-            pulled = torch.autograd.grad(self._outputs.sum(), inputs, retain_graph=True, allow_unused=True)
-            unused = [name for name, part in zip(self._parameters, pulled, strict=True) if part is None]
-            if unused:
-                raise ParameterNotInGraph(
-                    f"parameters {', '.join(unused)} do not influence the outputs; leave them out"
-                )
-            self._cotangent = torch.zeros_like(self._outputs, requires_grad=True)
-            parts = torch.autograd.grad(self._outputs, inputs, self._cotangent, create_graph=True)
-            self._pullback = flat(parts)  # u -> u' J, linear in the cotangent u
-            self._leaf = self._outputs.detach().requires_grad_()
-            self._slope = gradient(loss(self._leaf), {"outputs": self._leaf})
-        self.size = self._pullback.numel()
-        self.outputs = self._outputs.detach()
+            outputs, loss = outputs_and_loss(closure)
+            _check_reached(outputs, items)
+            self.outputs = outputs.detach()
+            leaf = outputs.detach().requires_grad_()
+            slope = gradient(loss(leaf), {"outputs": leaf})
+            self._slope = slope.detach()
+            inputs = list(items.values())
+            cotangent = torch.zeros_like(outputs, requires_grad=True)
+            pulled = flat(torch.autograd.grad(outputs, inputs, cotangent, create_graph=True))
+            self._push: Rows = partial(vector_jacobian, pulled, [cotangent])  # u -> u' J is linear in u
+            self._bend: Rows = partial(vector_jacobian, slope, [leaf])
+            self._pull: Rows = partial(vector_jacobian, outputs, inputs)
+            self.batched = _wanted(first, batched) and self._batch(closure, loss, pulled)
+
+    def _batch(self, closure: OutputsAndLoss, loss: Callable[[Tensor], Tensor], pulled: Tensor) -> bool:
+        """Replace each of the three factors by one that takes its vectors together, if all agree."""
+        outputs = self.outputs
+
+        def pull() -> Rows:
+            function = as_function(lambda: closure()[0], self._parameters)
+            return pullback(function, values_of(self._parameters))[1]
+
+        def push() -> Rows:
+            transposed = pull()
+            return pullback(lambda values: transposed(values[0][None])[0], (torch.zeros_like(outputs),))[1]
+
+        def bend() -> Rows:
+            return pullback(flat_gradient(lambda values: loss(values[0])), (outputs,))[1]
+
+        pushed = _agreed(push, self._push, pulled)
+        bent = pushed and _agreed(bend, self._bend, outputs)
+        pulling = bent and _agreed(pull, self._pull, outputs)
+        if not (pushed and bent and pulling):
+            return False
+        self._push, self._bend, self._pull = pushed, bent, pulling
+        return True
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[b, P] -> [b, P]``."""
@@ -193,26 +230,56 @@ class GaussNewtonOperator:
 
     def push(self, vectors: Tensor) -> Tensor:
         """``v -> J v``, ``[b, P] -> [b, outputs]`` (outputs of all samples in one row)."""
-        return vector_jacobian(self._pullback, [self._cotangent], vectors, self._batched)
+        return self._push(vectors)
 
     def bend(self, tangents: Tensor) -> Tensor:
         """``t -> L t``, ``[b, outputs] -> [b, outputs]``."""
-        return vector_jacobian(self._slope, [self._leaf], tangents, self._batched)
+        return self._bend(tangents)
 
     def pull(self, cotangents: Tensor) -> Tensor:
         """``u -> J' u``, ``[b, outputs] -> [b, P]``."""
-        shaped = cotangents.reshape(len(cotangents), *self._outputs.shape)
-        return vector_jacobian(self._outputs, list(self._parameters.values()), shaped, self._batched)
+        return self._pull(cotangents)
 
     @property
     def slope(self) -> Tensor:
         """Gradient of the loss in the outputs, of the outputs' shape."""
-        return self._slope.detach().reshape(self._outputs.shape)
+        return self._slope.reshape(self.outputs.shape)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Number of entries of each parameter, in the order of the flat vector."""
         return {name: p.numel() for name, p in self._parameters.items()}
+
+
+def _check_reached(outputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    pulled = torch.autograd.grad(
+        outputs.sum(), list(parameters.values()), retain_graph=True, allow_unused=True
+    )
+    unused = [name for name, part in zip(parameters, pulled, strict=True) if part is None]
+    if unused:
+        raise ParameterNotInGraph(
+            f"parameters {', '.join(unused)} do not influence the outputs; leave them out"
+        )
+
+
+def _wanted(parameter: Tensor, batched: bool | None) -> bool:
+    return parameter.device.type != "cpu" if batched is None else batched
+
+
+def _agreed(build: Callable[[], Rows], looped: Rows, like: Tensor) -> Rows | None:
+    """The batched map if it can be built and sends some vectors, as long as ``like``, where the looped does.
+
+    ``torch.func`` cannot follow everything (in-place writes, custom functions), and a closure that holds
+    views of parameters made outside it escapes the stand-ins.
+    """
+    some = torch.arange(2 * like.numel(), dtype=like.dtype, device=like.device).cos().reshape(2, -1)
+    expected = looped(some)
+    try:
+        together = build()
+        off = float((together(some) - expected).abs().max())
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return None
+    return together if off <= AGREEMENT * float(expected.abs().max()) else None
 
 
 def outputs_and_loss(closure: OutputsAndLoss) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

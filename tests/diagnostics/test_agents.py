@@ -7,8 +7,14 @@ import torch
 
 from pliant.agents import DQN, PPO
 from pliant.diagnostics import SnapshotSettings, errors, take_snapshot
-from pliant.diagnostics.objectives import check_ratios, joinable, objective_operator
-from pliant.diagnostics.operators import dense
+from pliant.diagnostics.objectives import (
+    check_ratios,
+    joinable,
+    objective_operator,
+    outputs_closure,
+)
+from pliant.diagnostics.operators import GaussNewtonOperator, HessianOperator, dense
+from pliant.envs import Task, make_env
 
 EVERYTHING = SnapshotSettings(
     operators=("hessian", "ggn", "kfac", "gram"),
@@ -75,6 +81,50 @@ def test_micro_batches_give_ppos_hessian_of_the_whole_batch():
         whole = dense(objective_operator(objective, batch))
         parts = dense(objective_operator(objective, batch, micro_batch=17))
         assert torch.allclose(whole, parts, atol=1e-5 * float(whole.abs().max()))
+
+
+def convolutional_dqn():
+    task = Task(env="MiniGrid-Empty-5x5-v0", length=1)
+    agent = DQN(
+        "MlpPolicy",
+        make_env(task, seed=0),
+        policy_kwargs={
+            "features_extractor_class": "small-cnn",
+            "features_extractor_kwargs": {"features_dim": 4, "activation_fn": "tanh"},
+            "net_arch": [],
+        },
+        buffer_size=10,
+        seed=0,
+        device="cpu",
+    )
+    return agent, agent.gather(make_env(task, seed=1), 16, seed=3)
+
+
+@pytest.mark.parametrize("kind", ["Pendulum-v1", "CartPole-v1", "convolutional"])
+def test_batched_products_equal_looped_ones_for_every_objective(kind):
+    if kind == "convolutional":
+        agent, batch = convolutional_dqn()
+    else:
+        agent = ppo(kind)
+        batch = gathered(agent, kind)
+    for objective in agent.objectives().values():
+        vectors = torch.randn(
+            (3, sum(p.numel() for p in objective.parameters.values())),
+            generator=torch.Generator().manual_seed(0),
+        )
+        pairs = [
+            [
+                HessianOperator(lambda o=objective: o.loss(batch), objective.parameters, batched)
+                for batched in (True, False)
+            ]
+        ]
+        if objective.output_loss is not None:
+            closure = outputs_closure(objective, batch)
+            pairs.append([GaussNewtonOperator(closure, objective.parameters, b) for b in (True, False)])
+        for together, looped in pairs:
+            assert (together.batched, looped.batched) == (True, False)
+            expected = looped(vectors)
+            assert torch.allclose(together(vectors), expected, atol=2e-5 * float(expected.abs().max()))
 
 
 def test_a_batch_of_the_policy_before_training_is_refused():

@@ -18,6 +18,7 @@ from pliant.diagnostics.operators import (
     fisher_closure,
     named,
 )
+from pliant.diagnostics.precision import full_precision
 
 
 def network(*widths, activation=nn.Tanh, seed=0):
@@ -95,6 +96,7 @@ def test_hessian_of_a_network_is_the_brute_force_one(activation, batched):
         return F.smooth_l1_loss(apply(x), y)
 
     operator = HessianOperator(lambda: loss(model), dict(model.named_parameters()), batched=batched)
+    assert operator.batched is batched
     assert close(dense(operator), brute_force(model, loss))
 
 
@@ -112,6 +114,7 @@ def test_gauss_newton_of_a_network_is_the_jacobians_product(batched):
     operator = GaussNewtonOperator(
         lambda: (model(x), lambda outputs: F.cross_entropy(outputs, target)), parameters, batched
     )
+    assert operator.batched is batched
     assert close(dense(operator), expected)
 
 
@@ -194,6 +197,47 @@ def test_micro_batches_give_the_operator_of_the_whole_batch(size):
         [lambda start=start: part(start) for start in starts], [len(x[s : s + size]) / 33 for s in starts]
     )
     assert close(dense(operator), dense(HessianOperator(lambda: F.mse_loss(model(x), y), parameters)))
+
+
+def test_what_batching_cannot_follow_is_looped_over():
+    weight = torch.ones((2, 3), dtype=torch.float64, requires_grad=True)
+    view = weight.T  # made outside the closure, which therefore never touches the parameter itself
+    operator = HessianOperator(lambda: (view**4).sum(), [weight], batched=True)
+    assert operator.batched is False
+    assert close(dense(operator), 12.0 * torch.eye(6, dtype=torch.float64))
+
+
+def test_tf32_is_off_while_measuring_and_back_afterwards():
+    place = torch.backends.cuda.matmul
+    before = place.fp32_precision
+    try:
+        place.fp32_precision = "tf32"
+        with full_precision():
+            assert place.fp32_precision == "ieee"
+        assert place.fp32_precision == "tf32"
+        with pytest.raises(KeyError), full_precision():
+            raise KeyError
+        assert place.fp32_precision == "tf32"
+    finally:
+        place.fp32_precision = before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_on_a_gpu_products_are_batched_and_agree_with_those_of_the_cpu(kind):
+    model = network(5, 8, 2)
+    x, y = data(20, 5, 2)
+
+    def operator(net, inputs, targets):
+        if kind == "hessian":
+            return HessianOperator(lambda: F.mse_loss(net(inputs), targets), net.parameters())
+        return GaussNewtonOperator(
+            lambda: (net(inputs), lambda out: F.mse_loss(out, targets)), net.parameters()
+        )
+
+    there = operator(network(5, 8, 2).cuda(), x.cuda(), y.cuda())
+    assert there.batched is True
+    assert close(dense(there).cpu(), dense(operator(model, x, y)))
 
 
 def test_a_group_of_parameters_gives_the_block_of_the_whole():
