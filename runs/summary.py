@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..diagnostics import Snapshot
 from .folder import RunFolder
 
 
@@ -44,6 +45,12 @@ def task_returns(folder: RunFolder) -> list[TaskReturn]:
             episodes.setdefault(int(row["task"]), []).append((int(row["env_steps"]), float(row["return"])))
     spans = list(pairwise(folder.read_manifest()["boundaries"]))
     return [task_return(task, rows, *spans[task]) for task, rows in sorted(episodes.items())]
+
+
+def snapshot_cost(folder: RunFolder) -> tuple[int, float]:
+    """How many snapshots the run has taken, and the seconds that measuring them took."""
+    snapshots = [Snapshot.load(path) for path in sorted(folder.snapshots.glob("task-*.npz"))]
+    return len(snapshots), sum(snapshot.seconds.get("total", 0.0) for snapshot in snapshots)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -194,16 +194,20 @@ def _print_returns(path: Path) -> None:
     from rich.table import Table
 
     from ..folder import RunFolder
-    from ..summary import task_returns
+    from ..summary import snapshot_cost, task_returns
 
     table = Table(
         "task", "episodes", "return, first tenth", "last tenth", box=None, pad_edge=False, title=path.name
     )
     table.title_justify = "left"
-    for row in task_returns(RunFolder.open(path)):
+    folder = RunFolder.open(path)
+    for row in task_returns(folder):
         table.add_row(str(row.task), str(row.episodes), _number(row.first_tenth), _number(row.last_tenth))
     out.print()
     out.print(table)
+    count, seconds = snapshot_cost(folder)
+    if count:
+        out.print(f"{count} snapshots took {seconds:.1f} s")
 
 
 def _number(value: float | None) -> str:

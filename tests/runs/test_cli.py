@@ -176,6 +176,7 @@ def test_a_run_says_where_its_results_are_and_how_to_watch_them(command, toy: Pa
     assert str(run) in out
     assert f"tensorboard --logdir {run}" in out
     assert "task 2/2" in out
+    assert "4 snapshots took" in out
     assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
     code, _, err = command("--resume", run)
     assert code == console.BAD_INPUT
