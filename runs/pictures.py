@@ -558,8 +558,7 @@ def _rank_curves(comparison: Comparison, part: str) -> Picture:
         order = np.argsort(-size)
         beyond = np.cumsum(weights[order]) - weights[order] / 2
         logs = np.log(np.maximum(size[order], 1e-300))
-        share = np.interp(-np.log(epsilons), -logs, beyond, left=0.0)
-        curves[key] = np.where(epsilons <= size.max(), share, np.nan)
+        curves[key] = np.interp(-np.log(epsilons), -logs, beyond, left=0.0)
     floor = min(1.0 / size for _, _, size in found.values())
     with _panel(PANEL) as (figure, panel):
         panel.set_xscale("log")

@@ -268,7 +268,8 @@ def _read_snapshot(path: Path, problems: list[str]) -> Moment | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a damaged archive open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             record = json.loads(str(file["snapshot"]))
             if record["schema"] > SNAPSHOT_SCHEMA:
                 problems.append(
