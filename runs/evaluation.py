@@ -11,6 +11,7 @@ from statistics import fmean
 from stable_baselines3.common.logger import Logger
 
 from ..agents import DQN, PPO
+from ..agents.randomness import isolated_randomness
 from ..envs import Task, make_env
 from .acting import PolicyName
 from .build import derive_seed
@@ -20,6 +21,7 @@ from .plan import Plan
 from .playing import Assignment, play
 from .recording import Episode, Replays
 from .spec import RunSpec, WhichTasks
+from .video import log_video
 
 _RELATIVE_COST = 0.25
 """Time of an environment step of evaluation over that of one of training, at most: measured on the presets,
@@ -140,6 +142,16 @@ def log_evaluation(logger: Logger, after_task: int, episodes: Sequence[Episode],
             if told:
                 logger.record(f"eval/success/{name}", fmean(told), exclude=("csv",))
     logger.dump(env_steps)
+
+
+def log_videos(plan: Plan, logger: Logger, after_task: int, episodes: Iterable[Episode]) -> None:
+    """As many of ``episodes`` as the spec wants, on the task just trained, as pictures for TensorBoard."""
+    own = max(after_task, 0)
+    chosen = [one for one in episodes if one.on_task == own][: plan.spec.evaluation.videos]
+    with isolated_randomness(0):
+        for one in chosen:
+            tag = f"eval/task_{own}/{one.policy}_{one.episode}"
+            log_video(logger, tag, plan.sequence[own], one, plan.boundaries[after_task + 1])
 
 
 def forget_after(folder: RunFolder, env_steps: int, boundaries: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .callbacks import InterruptRequested, RunMonitor
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .errors import RunFolderError, RunInterrupted
-from .evaluation import evaluate_scheduled, forget_after, log_evaluation
+from .evaluation import evaluate_scheduled, forget_after, log_evaluation, log_videos
 from .folder import RunFolder
 from .logs import EpisodeCsv, run_logger
 from .plan import Plan
@@ -157,6 +157,7 @@ class _Trainer:
         episodes = evaluate_scheduled(self.plan, self.folder, self.agent, after_task)
         if episodes:
             log_evaluation(self.logger, after_task, episodes, self.plan.boundaries[after_task + 1])
+            log_videos(self.plan, self.logger, after_task, episodes)
             self.evaluation_seconds += time.monotonic() - began
             self.folder.set_status("running", evaluation_seconds=round(self.evaluation_seconds, 3))
 

@@ -13,8 +13,10 @@ import typer
 
 from .compare import compare
 from .console import BAD_INPUT, INTERRUPTED, Usage, err
+from .evaluate import evaluate
 from .list import list_runs
 from .measure import measure
+from .replay import replay
 from .report import report
 from .train import train
 
@@ -28,6 +30,8 @@ def _pliant() -> None:
 
 app.command(name="train")(train)
 app.command(name="measure")(measure)
+app.command(name="evaluate")(evaluate)
+app.command(name="replay")(replay)
 app.command(name="report")(report)
 app.command(name="compare")(compare)
 app.command(name="list")(list_runs)
