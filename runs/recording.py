@@ -139,7 +139,7 @@ class Replays:
             RunFolderError: it is missing, damaged, or of a newer pliant.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(str(arrays["about"]))
             if about["schema_version"] != SCHEMA_VERSION:
