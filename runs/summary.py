@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..diagnostics import Snapshot
 from .folder import RunFolder
 
 
@@ -49,6 +48,8 @@ def task_returns(folder: RunFolder) -> list[TaskReturn]:
 
 def snapshot_cost(folder: RunFolder) -> tuple[int, float]:
     """How many snapshots the run has taken, and the seconds that measuring them took."""
+    from ..diagnostics import Snapshot  # brings torch, which reports do without
+
     snapshots = [Snapshot.load(path) for path in sorted(folder.snapshots.glob("task-*.npz"))]
     return len(snapshots), sum(snapshot.seconds.get("total", 0.0) for snapshot in snapshots)
 
