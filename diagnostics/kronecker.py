@@ -152,7 +152,7 @@ def kronecker_spectrum(
     whole by their exact Gauss-Newton block, under the name ``other``.
     """
     items = named(parameters)
-    factors = kronecker_factors(closure, module, items)
+    factors = kronecker_factors(closure, module, items) if layers_of(module, items) else {}
     dtype = next(iter(items.values())).dtype
     spectra = {}
     covered: set[int] = set()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .batches import sample_count, split, take
 from .comparison import spectral_distance
 from .curvature import operator_spectrum
-from .errors import UnknownOption
 from .features import distance, measure_features, norm
 from .gradients import (
     gradient_covariance,
@@ -26,7 +25,7 @@ from .gradients import (
 from .gram import by_layer, jacobian, ntk_effective_rank
 from .kronecker import kronecker_spectrum
 from .memory import check_dense
-from .objectives import check_ratios, joinable, objective_operator, outputs_closure
+from .objectives import check_ratios, joinable, objective_operator, outputs_closure, resolve
 from .precision import full_precision
 from .protocol import Batch, HasRatios, Measurable, Objective
 from .settings import SnapshotSettings
@@ -102,6 +101,7 @@ class _Instruments:
         self.settings = snapshot.settings
         self.objectives: dict[str, Objective] = {}
         self.joined: dict[str, tuple[str, ...]] = {}
+        self.parts: tuple[str, ...] = ()
 
     def run(self, reference: Networks | None) -> None:
         """Everything that the settings ask for."""
@@ -109,11 +109,11 @@ class _Instruments:
             self.attempt("features", self.features)
         self.attempt("norms", lambda: self.norms(reference))
         self.attempt("objectives", self.prepare)
-        for name in self.settings.parts or self.objectives:
+        for name in self.parts:
             self.part(name)
 
     def part(self, name: str) -> None:
-        """All that is measured of one objective."""
+        """All that is measured of one objective, or of a group of its parameters."""
         settings, whole = self.settings, name in self.joined
         convex = whole or self.objectives[name].output_loss is not None
         for operator in settings.operators:
@@ -151,12 +151,11 @@ class _Instruments:
         """Find the objectives and see that the batch is theirs."""
         settings = self.settings
         objectives = dict(self.agent.objectives(unclipped=settings.unclipped))
-        for part in settings.parts:
-            if part not in objectives:
-                raise UnknownOption("parts", part, tuple(objectives))
+        groups = {part: resolve(part, objectives, self.agent.networks()) for part in settings.parts}
         if not settings.unclipped and isinstance(self.agent, HasRatios):
             self.snapshot.values["spectrum/max_ratio_error"] = check_ratios(self.agent, self.batch)
-        self.objectives, self.joined = objectives, joinable(objectives)
+        self.objectives, self.joined = objectives | groups, joinable(objectives)
+        self.parts = settings.parts or tuple(objectives)
 
     def spectrum(self, name: str, operator: str) -> None:
         """Measure one part with one operator; the union of its parts where it is their direct sum."""

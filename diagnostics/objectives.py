@@ -1,13 +1,15 @@
 """Objectives of an agent as operators, and what must hold before they mean something."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from .batches import sample_count, split
-from .errors import InvalidSetting, RatioNotOne
+from .errors import InvalidSetting, RatioNotOne, UnknownOption
+from .gram import by_layer
 from .operators import GaussNewtonOperator, HessianOperator, MicroBatched, Operator, OutputsAndLoss
 from .protocol import Batch, HasRatios, Measurable, Objective
 
@@ -55,6 +57,49 @@ def outputs_closure(objective: Objective, batch: Batch) -> OutputsAndLoss:
         return outputs(batch), lambda values: loss(values, batch)
 
     return closure
+
+
+@dataclass(frozen=True)
+class Group:
+    """An objective as a function of some of its parameters, the others held fixed."""
+
+    name: str
+    parameters: Mapping[str, Tensor]
+    loss: Callable[[Batch], Tensor]
+    outputs: Callable[[Batch], Tensor] | None
+    output_loss: Callable[[Tensor, Batch], Tensor] | None
+
+
+def resolve(
+    part: str, objectives: Mapping[str, Objective], networks: Mapping[str, Mapping[str, Tensor]]
+) -> Objective:
+    """What a part's name means: ``actor``, or ``actor/<group>`` for some of the actor's parameters.
+
+    A group is a parameter (``log_std``), the beginning of parameters' names up to a dot (a layer,
+    ``mlp_extractor.policy_net.0``), or one of the agent's networks. Its curvature is the diagonal block of
+    the objective's that belongs to these parameters.
+
+    Raises:
+        UnknownOption: there is no such objective or group; the text lists those that there are.
+    """
+    if part in objectives:
+        return objectives[part]
+    name, _, group = part.partition("/")
+    if name not in objectives:
+        raise UnknownOption("parts", part, tuple(objectives))
+    objective = objectives[name]
+    ours = {id(p) for p in networks.get(group, {}).values()}
+    chosen = {
+        key: p
+        for key, p in objective.parameters.items()
+        if key == group or key.startswith(f"{group}.") or id(p) in ours
+    }
+    if not chosen:
+        members = {id(p) for p in objective.parameters.values()}
+        known = [key for key, ps in networks.items() if any(id(p) in members for p in ps.values())]
+        known += by_layer(objective.parameters)
+        raise UnknownOption("parts", part, tuple(f"{name}/{key}" for key in dict.fromkeys(known)))
+    return Group(part, chosen, objective.loss, objective.outputs, objective.output_loss)
 
 
 def check_ratios(agent: Measurable, batch: Batch) -> float:

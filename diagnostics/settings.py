@@ -15,7 +15,9 @@ class SnapshotSettings:
     """What a snapshot holds.
 
     Attributes:
-        parts: objectives to measure, all of the agent's if empty.
+        parts: what to measure: objectives (``critic``), or some parameters of one (``actor/log_std``,
+            ``critic/mlp_extractor.value_net.0``: a network, a layer, any beginning of parameters' names up to
+            a dot). All of the agent's objectives if empty.
         operators: any of ``hessian``; ``ggn`` (for a policy's KL the Fisher matrix); ``kfac`` (its Kronecker
             approximation, by layer and whole); ``gram`` (the Gauss-Newton matrix and the neural tangent
             kernel, by layer, on ``gram_samples`` samples). None measures no spectrum.

@@ -1,5 +1,7 @@
 """The instruments on the agents themselves."""
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -55,6 +57,18 @@ def test_ppos_total_is_block_diagonal_and_its_union_is_its_hessian(env):
     whole = torch.linalg.eigvalsh(dense(objective_operator(objectives["total"], batch))).numpy()
     assert np.sort(snapshot.spectra["total"].nodes[0]) == pytest.approx(whole, abs=3e-6 * np.abs(whole).max())
     assert not snapshot.failures
+
+
+def test_groups_of_ppos_parameters_are_measured_by_name():
+    agent = ppo()
+    parts = ("actor/log_std", "critic/mlp_extractor.value_net.0", "total/critic")
+    snapshot = take_snapshot(
+        agent, gathered(agent), dataclasses.replace(EVERYTHING, parts=parts), strict=True
+    )
+    sizes = {part: snapshot.spectra[part].size for part in parts}
+    assert sizes == {"actor/log_std": 1, "critic/mlp_extractor.value_net.0": 24, "total/critic": 65}
+    # The Fisher information of a log standard deviation is 2.
+    assert snapshot.spectra["actor/log_std-ggn"].nodes[0] == pytest.approx([2.0], abs=1e-5)
 
 
 def test_ppos_fisher_is_positive_and_holds_two_for_each_log_deviation():

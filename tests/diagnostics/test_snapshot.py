@@ -181,6 +181,51 @@ def test_an_unknown_part_is_named(tiny_agent, tiny_batch):
         take_snapshot(tiny_agent(), tiny_batch, SnapshotSettings(parts=("value",)), strict=True)
 
 
+def test_a_part_may_be_a_group_of_parameters_and_is_the_diagonal_block(tiny_agent, tiny_batch):
+    agent = tiny_agent()
+    parts = ("critic", "critic/critic.3", "critic/critic.0.bias", "total/actor")
+    settings = SnapshotSettings(parts=parts, operators=("hessian", "ggn", "kfac", "gram"), gram_samples=40)
+    # The total has no outputs here, so that its group has a Hessian only.
+    snapshot = take_snapshot(agent, tiny_batch, settings, strict=True)
+    whole = dense(objective_operator(agent.objectives()["critic"], tiny_batch))
+    names = list(agent.objectives()["critic"].parameters)
+    assert names == [f"critic.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")]
+    blocks = {"critic/critic.3": slice(24, 31), "critic/critic.0.bias": slice(18, 24)}
+    for part, rows in blocks.items():
+        expected = torch.linalg.eigvalsh(whole[rows, rows]).numpy()
+        assert snapshot.spectra[part].nodes[0] == pytest.approx(expected, abs=1e-13)
+        assert snapshot.spectra[f"{part}-ggn"].size == rows.stop - rows.start
+        assert f"spectrum/{part}/epsilon_rank_0.01" in snapshot.scalars()
+    actor = torch.linalg.eigvalsh(dense(objective_operator(agent.objectives()["actor"], tiny_batch))).numpy()
+    assert snapshot.spectra["total/actor"].nodes[0] == pytest.approx(actor, abs=1e-13)
+    assert "critic/critic.3-kfac" in snapshot.spectra
+    assert snapshot.scalars()["plasticity/critic/critic.3/gradient_norm"] > 0
+
+
+def test_groups_survive_the_file(tmp_path, tiny_agent, tiny_batch):
+    settings = SnapshotSettings(parts=("critic", "critic/critic.3"))
+    snapshot = take_snapshot(tiny_agent(), tiny_batch, settings, strict=True)
+    assert Snapshot.load(snapshot.save(tmp_path / "a.npz")).scalars() == snapshot.scalars()
+
+
+@pytest.mark.parametrize(
+    ("part", "known"),
+    [
+        ("value/critic.3", "'actor', 'critic', 'total'"),
+        ("critic/critic.1", "'critic/critic', 'critic/critic.0', 'critic/critic.3'"),
+        ("critic/actor", "'critic/critic', 'critic/critic.0', 'critic/critic.3'"),
+        ("critic/critic.0.wei", "'critic/critic', 'critic/critic.0', 'critic/critic.3'"),
+    ],
+)
+def test_an_unknown_group_is_named_with_the_known_ones(tiny_agent, tiny_batch, part, known):
+    settings = SnapshotSettings(parts=(part,))
+    with pytest.raises(errors.UnknownOption, match=f"parts='{part}' is unknown; choose one of {known}$"):
+        take_snapshot(tiny_agent(), tiny_batch, settings, strict=True)
+    snapshot = take_snapshot(tiny_agent(), tiny_batch, settings)
+    assert "UnknownOption" in snapshot.failures["objectives"]
+    assert not snapshot.spectra
+
+
 def test_batches_are_taken_apart_with_their_dicts_and_numbers(tiny_batch):
     batch = tiny_batch._replace(
         observations={"image": torch.arange(10.0)[:, None], "pose": torch.ones(10, 2)},
