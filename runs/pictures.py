@@ -612,7 +612,7 @@ def _frames(
         )
         for arm in comparison.arms
     ]
-    panel.legend(handles=handles, loc="best")
+    panel.legend(handles=handles, loc="upper right")  # "best" looks at every line of every switch
     return [
         (task, label, seed, f"{at:.5g}", f"{value:.4g}")
         for (label, seed, task), curve in sorted(curves.items(), key=lambda item: (item[0][2], item[0][:2]))
