@@ -646,6 +646,30 @@ def test_in_a_browser_the_slider_moves_and_the_console_is_silent(page: Path, tmp
 
 
 @needs_chromium
+def test_in_a_browser_moving_the_slider_by_hand_changes_the_picture_that_is_saved(
+    page: Path, tmp_path: Path
+) -> None:
+    hand = """<script>
+        const slider = document.getElementById("switch");
+        slider.value = 1;
+        slider.dispatchEvent(new Event("input"));
+        const link = document.querySelector("#spectrum-actor a.svg");
+        link.addEventListener("click", async (event) => {
+            event.preventDefault();
+            const svg = await (await fetch(link.href)).text();
+            document.title = [...new Set(svg.match(/data-switch="\\d+"/g))].join() + svg.slice(0, 4);
+        });
+        link.click();
+    </script></body>"""
+    moved = tmp_path / "moved.html"
+    moved.write_text(page.read_text(encoding="utf-8").replace("</body>", hand), encoding="utf-8")
+    dom, log = browse(moved.as_uri(), tmp_path / "profile", "--virtual-time-budget=3000", "--dump-dom")
+    assert not [line for line in log.splitlines() if "CONSOLE" in line]
+    assert 'data-shown="1"' in dom
+    assert '<title>data-switch="1"&lt;svg</title>' in dom
+
+
+@needs_chromium
 def test_in_a_browser_the_page_is_no_wider_than_a_phone(page: Path, tmp_path: Path) -> None:
     probe = tmp_path / "probe.html"
     probe.write_text(
