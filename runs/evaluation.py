@@ -23,9 +23,9 @@ from .recording import Episode, Replays
 from .spec import RunSpec, WhichTasks
 from .video import log_video
 
-_RELATIVE_COST = 0.25
-"""Time of an environment step of evaluation over that of one of training, at most: measured on the presets,
-see docs/decisions/2026-11-20-evaluation-and-replays.md."""
+_RELATIVE_COST = 0.3
+"""Time of an environment step of evaluation over that of one of training: about what was measured on the
+presets without mitigations, see docs/decisions/2026-11-20-evaluation-and-replays.md."""
 
 
 def chosen_tasks(which: WhichTasks, after_task: int, tasks: int) -> list[int]:
@@ -171,15 +171,15 @@ class Cost:
     env_steps: int
     """If every episode took as long as it can."""
     share: float
-    """Of the run's time, at most."""
+    """Of the run's time, if every episode took as long as it can."""
 
     def __str__(self) -> str:
         if not self.episodes:
             return "no evaluation"
         return (
-            f"evaluation: {self.episodes:,} episodes, at most {self.env_steps:,} environment steps and "
-            f"{self.share:.1%} of the run's time (if none ends early, and one of its steps takes "
-            f"{_RELATIVE_COST:g} of the time of a training step)"
+            f"evaluation: {self.episodes:,} episodes, at most {self.env_steps:,} environment steps, about "
+            f"{self.share:.1%} of the run's time if no episode ends early (taking its steps for "
+            f"{_RELATIVE_COST:g} of the time of training's)"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..agents import DQN, PPO
+from ..agents.distributions import unchecked_distributions
 from ..agents.randomness import isolated_randomness
 from ..envs import Task, make_env
 from ..envs.minigrid import is_minigrid
@@ -57,7 +58,7 @@ def play(
         observations: whether to keep them.
     """
     played: dict[int, Episode] = {}
-    with isolated_randomness(0), evaluation_mode(agent):
+    with isolated_randomness(0), evaluation_mode(agent), unchecked_distributions():
         for policy in dict.fromkeys(assignment.policy for assignment in wanted):
             actor = Actor(agent, policy)
             waiting = deque(index for index, one in enumerate(wanted) if one.policy == policy)

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
 from pliant.runs import cli
 from pliant.runs.presets import arm_names, preset_names
@@ -40,6 +41,17 @@ def test_the_commands_of_the_readme_are_understood(
         cli.train_agent()
     assert not exit_.value.code
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", commands("pliant"), ids=" ".join)
+def test_the_verbs_and_options_of_the_readme_exist(words: list[str]) -> None:
+    _, verb, *arguments = words
+    command = typer.main.get_command(cli.app).commands[verb]
+    assert command.help
+    command.make_context(verb, list(arguments))  # parses, and refuses options that do not exist; runs nothing
+    with pytest.raises(SystemExit) as exit_:
+        command.main([verb, "--help"], prog_name=f"pliant {verb}")
+    assert not exit_.value.code
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [name ...]``: every table, or those named (agents, training, spectra, report)."""
+"""``python -m tests.bench [name ...]``: every table, or those named in TABLES."""
 
 import importlib
 import sys
@@ -6,7 +6,7 @@ import time
 
 import torch
 
-TABLES = ("training", "agents", "spectra", "report")
+TABLES = ("training", "agents", "spectra", "report", "evaluation")
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
