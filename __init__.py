@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agents import DQN, PPO, EffectiveRank, L2
+    from .agents import DQN, L2, PPO, EffectiveRank
     from .diagnostics import Spectrum, hessian_spectrum
     from .envs import Task, TaskSequence, make_env
 
