@@ -46,7 +46,7 @@ def named(parameters: Parameters) -> dict[str, Tensor]:
     """The parameters with names (their position where they came without), checked to make one flat vector.
 
     Raises:
-        InvalidSetting: there is none, or one does not require a gradient.
+        InvalidSetting: there is none, one comes twice, or one does not require a gradient.
         MixedParameters: they differ in dtype or device, or are neither float32 nor float64.
     """
     items = (
@@ -54,6 +54,10 @@ def named(parameters: Parameters) -> dict[str, Tensor]:
     )
     if not items:
         raise InvalidSetting("parameters is empty; give at least one tensor that requires a gradient")
+    if len({id(p) for p in items.values()}) < len(items):
+        raise InvalidSetting("parameters holds the same tensor twice; give each once")
+    if not sum(p.numel() for p in items.values()):
+        raise InvalidSetting("parameters hold no entry; give at least one number to differentiate by")
     kinds = {(p.dtype, p.device) for p in items.values()}
     if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
         found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
@@ -79,10 +83,12 @@ def gradient(loss: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     Raises:
         LossNotScalar, LossHasNoGraph, NotFinite, ParameterNotInGraph: by cause.
     """
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        got = type(loss).__name__
+        if isinstance(loss, Tensor):
+            got = f"a {loss.dtype} tensor of shape {tuple(loss.shape)}"
         raise LossNotScalar(
-            f"closure() must return a scalar tensor, got {got}; reduce it, for example by .mean()"
+            f"closure() must return a real scalar tensor, got {got}; reduce it, for example by .mean()"
         )
     if not loss.requires_grad:
         raise LossHasNoGraph(

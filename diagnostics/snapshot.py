@@ -10,6 +10,7 @@ import numpy as np
 
 from . import compat
 from .errors import EpsilonBelowFloor, UnreadableFile
+from .files import BROKEN, read_arrays
 from .settings import SnapshotSettings
 from .spectrum import Spectrum
 
@@ -86,34 +87,44 @@ class Snapshot:
         Raises:
             UnreadableFile: it is no such file, or one of a newer version.
         """
+        arrays = read_arrays(path, "snapshot")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
             record = json.loads(str(arrays["snapshot"]))
-        except FileNotFoundError:
-            raise
-        except (KeyError, ValueError, OSError) as error:
+            schema = int(record["schema"])
+        except BROKEN as error:
             raise UnreadableFile(f"{path} is not a snapshot file ({error})") from error
-        if record["schema"] > SCHEMA:
+        if schema > SCHEMA:
             raise UnreadableFile(
-                f"{path} has format {record['schema']}, this version reads up to {SCHEMA}; update pliant"
+                f"{path} has format {schema}, this version reads up to {SCHEMA}; update pliant"
             )
-        stored = record["settings"].items()
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored}
-        return Snapshot(
-            label=record["label"],
-            settings=SnapshotSettings(**settings),
-            samples=record["samples"],
-            spectra={
-                part: Spectrum.from_arrays(_below(arrays, f"spectrum/{part}/")) for part in record["parts"]
-            },
-            features=record["features"],
-            values=record["values"],
-            arrays=_below(arrays, "array/"),
-            seconds=record["seconds"],
-            failures=record["failures"],
-            about=record["about"],
-        )
+        try:
+            return _rebuilt(record, arrays)
+        except BROKEN as error:
+            raise UnreadableFile(f"{path} is a damaged snapshot ({type(error).__name__}: {error})") from error
+
+
+def _rebuilt(record: Any, arrays: Mapping[str, Any]) -> Snapshot:
+    """A snapshot from its record and arrays; anything that does not fit together raises."""
+    stored = record["settings"].items()
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored}
+    return Snapshot(
+        label=str(record["label"]),
+        settings=SnapshotSettings(**settings),
+        samples=int(record["samples"]),
+        spectra={
+            str(part): Spectrum.from_arrays(_below(arrays, f"spectrum/{part}/")) for part in record["parts"]
+        },
+        features={layer: _numbers(statistics) for layer, statistics in record["features"].items()},
+        values=_numbers(record["values"]),
+        arrays=_below(arrays, "array/"),
+        seconds=_numbers(record["seconds"]),
+        failures={name: str(reason) for name, reason in record["failures"].items()},
+        about=dict(record["about"]),
+    )
+
+
+def _numbers(table: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in table.items()}
 
 
 def _below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import EpsilonBelowFloor, InvalidSetting, UnknownOption, UnreadableFile
 from .estimate import CONFIDENCE, Estimate
+from .files import BROKEN, read_arrays
 from .piece import Piece
 from .quadrature import Array, Ritz
 from .sampling import deviations
@@ -27,6 +28,9 @@ BRACKETS = ("block", "probe")
 
 #: Epsilon may not be below this many times the resolution of the products (1e-5 of the norm in float32).
 FLOOR = 10.0
+
+#: A file that asks for more nodes than this is damaged.
+MOST_NODES = 2**28
 
 #: More nodes than this are binned before they are smoothed for a picture.
 MANY_NODES = 4_000
@@ -297,34 +301,21 @@ class Spectrum:
         """
         try:
             record = json.loads(str(arrays["spectrum"]))
-        except (KeyError, ValueError) as error:
+            schema = int(record["schema"])
+        except BROKEN as error:
             raise UnreadableFile(
                 f"this holds no spectrum ({error}); give a file written by Spectrum.save"
             ) from error
-        if record["schema"] > SCHEMA:
+        if schema > SCHEMA:
             raise UnreadableFile(
-                f"spectrum written in format {record['schema']}, this version reads up to {SCHEMA}; update "
-                "pliant"
+                f"spectrum written in format {schema}, this version reads up to {SCHEMA}; update pliant"
             )
-
-        def form(index: int, part: str, steps: int | None) -> Ritz | None:
-            if steps is None:
-                return None
-            values, first, coupling = (
-                np.asarray(arrays[f"{index}/{part}/{name}"], dtype=np.float64)
-                for name in ("values", "first", "coupling")
-            )
-            return Ritz(values, first, coupling, steps)
-
-        pieces = []
-        for index, entry in enumerate(record["pieces"]):
-            main = form(index, "form", entry["steps"])
-            assert main is not None
-            coarse = form(index, "coarse", entry["coarse_steps"])
-            pieces.append(Piece(entry["size"], main, coarse, entry["resolution"], entry["exact"]))
-        return Spectrum(
-            tuple(pieces), record["operator"], record["method"], record["products"], record["seconds"]
-        )
+        try:
+            return _rebuilt(record, arrays)
+        except BROKEN as error:
+            raise UnreadableFile(
+                f"this holds a damaged spectrum ({type(error).__name__}: {error})"
+            ) from error
 
     def save(self, path: str | Path) -> Path:
         """Write an ``.npz`` without pickles; ``nodes`` and ``weights`` are readable with numpy alone."""
@@ -340,10 +331,50 @@ class Spectrum:
         Raises:
             UnreadableFile: it is no such file, or one of a newer version.
         """
+        arrays = read_arrays(path, "spectrum")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return Spectrum.from_arrays({name: file[name] for name in file.files})
-        except (ValueError, OSError) as error:
-            if isinstance(error, UnreadableFile | FileNotFoundError):
-                raise
-            raise UnreadableFile(f"{path} is not a spectrum file ({error})") from error
+            return Spectrum.from_arrays(arrays)
+        except UnreadableFile as error:
+            raise UnreadableFile(f"{path} is not a spectrum file: {error}") from error
+
+
+def _rebuilt(record: Any, arrays: Any) -> Spectrum:
+    """A spectrum from its record and arrays; anything that does not fit together raises."""
+
+    def form(index: int, part: str, steps: int | None) -> Ritz | None:
+        if steps is None:
+            return None
+        values, first, coupling = (
+            np.asarray(arrays[f"{index}/{part}/{name}"], dtype=np.float64)
+            for name in ("values", "first", "coupling")
+        )
+        n = len(values)
+        if values.shape != (n,) or first.shape != (len(first), n) or coupling.shape != (len(coupling), n):
+            raise ValueError(f"shapes {values.shape}, {first.shape} and {coupling.shape} do not fit")
+        # Squares must not overflow; first holds entries of an orthogonal matrix.
+        limits = ((values, 1e150), (first, 1.001), (coupling, 1e150))
+        if n == 0 or len(first) == 0 or not all((np.abs(a) <= limit).all() for a, limit in limits):
+            raise ValueError("nodes are missing, or not finite")
+        if (np.diff(values) < 0).any() or not (first**2).sum(1).all():
+            raise ValueError("nodes are not in order or have no weight")
+        return Ritz(values, first, coupling, int(steps))
+
+    pieces = []
+    for index, entry in enumerate(record["pieces"]):
+        main, coarse = form(index, "form", entry["steps"]), form(index, "coarse", entry["coarse_steps"])
+        size, resolution, exact = int(entry["size"]), float(entry["resolution"]), bool(entry["exact"])
+        if main is None or not resolution >= 0.0 or (coarse is None and not exact and main.steps > 1):
+            raise ValueError("a part of it is missing")
+        if size < len(main.values) or (exact and size != len(main.values)):
+            raise ValueError(f"{len(main.values)} nodes for {size} eigenvalues")
+        pieces.append(Piece(size, main, coarse, resolution, exact))
+    rows = math.lcm(*(len(piece.form.first) for piece in pieces))
+    if not pieces or rows * sum(len(piece.form.values) for piece in pieces) > MOST_NODES:
+        raise ValueError(f"{len(pieces)} pieces with {rows} probes in common")
+    return Spectrum(
+        tuple(pieces),
+        str(record["operator"]),
+        str(record["method"]),
+        int(record["products"]),
+        float(record["seconds"]),
+    )

@@ -279,11 +279,25 @@ def weight():
     return torch.ones(3, dtype=torch.float64, requires_grad=True)
 
 
+SAME = weight()
+
+
+def no_graph(w):
+    with torch.no_grad():
+        return (w**2).sum()
+
+
 @pytest.mark.parametrize(
     ("closure", "error", "text"),
     [
-        (lambda w: w * 2, errors.LossNotScalar, r"scalar tensor, got a tensor of shape \(3,\)"),
+        (lambda w: w * 2, errors.LossNotScalar, r"got a torch.float64 tensor of shape \(3,\)"),
         (lambda w: 3.0, errors.LossNotScalar, "got float"),
+        (lambda w: None, errors.LossNotScalar, "got NoneType"),
+        (lambda w: w[:0], errors.LossNotScalar, r"shape \(0,\)"),
+        (lambda w: w.sum() * 1j, errors.LossNotScalar, "real scalar tensor, got a torch.complex128"),
+        (lambda w: torch.ones((), dtype=torch.int64), errors.LossHasNoGraph, "without a graph"),
+        (lambda w: w[:0].mean(), errors.NotFinite, "the loss is nan"),
+        (no_graph, errors.LossHasNoGraph, "without a graph"),
         (lambda w: w.detach().sum(), errors.LossHasNoGraph, "without a graph"),
         (lambda w: (w * math.nan).sum(), errors.NotFinite, "the loss is nan"),
         (lambda w: (w / 0).sum(), errors.NotFinite, "the loss is inf"),
@@ -300,6 +314,8 @@ def test_a_bad_closure_is_named(closure, error, text):
     ("parameters", "error", "text"),
     [
         ([], errors.InvalidSetting, "parameters is empty"),
+        ([weight()[:0]], errors.InvalidSetting, "hold no entry"),
+        ([SAME, weight(), SAME], errors.InvalidSetting, "the same tensor twice"),
         ([torch.ones(2)], errors.InvalidSetting, "parameters 0 do not require a gradient"),
         ([weight(), weight().float()], errors.MixedParameters, "float32 on cpu, torch.float64 on cpu"),
         ([weight().detach().bfloat16().requires_grad_()], errors.MixedParameters, "found torch.bfloat16"),
@@ -314,6 +330,12 @@ def test_a_gauss_newton_closure_that_returns_no_pair_is_named():
     w = weight()
     with pytest.raises(errors.LossNotScalar, match=r"must return \(outputs, loss\)"):
         GaussNewtonOperator(lambda: w.sum(), [w])
+    with pytest.raises(errors.LossNotScalar, match="tensor of shape"):
+        GaussNewtonOperator(lambda: (w * 2, lambda outputs: outputs**2), [w])
+    with pytest.raises(errors.NotFinite, match="the loss is nan"):
+        GaussNewtonOperator(lambda: (w * math.nan, torch.sum), [w])
+    with pytest.raises(errors.LossHasNoGraph, match="closure"):
+        GaussNewtonOperator(lambda: (w * 2, lambda outputs: outputs.detach().sum()), [w])
     with pytest.raises(errors.LossHasNoGraph, match="outputs have no graph"):
         GaussNewtonOperator(lambda: (w.detach(), torch.sum), [w])
     with pytest.raises(errors.ParameterNotInGraph, match="parameters v do not influence the outputs"):
