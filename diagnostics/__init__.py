@@ -7,6 +7,7 @@ parameters will do.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .comparison import what_changed
 from .curvature import hessian_spectrum, operator_spectrum
 from .errors import MeasurementError
 from .estimate import Estimate
@@ -44,6 +45,7 @@ __all__ = [
     "operator_spectrum",
     "spectrum_figure",
     "take_snapshot",
+    "what_changed",
 ]
 
 

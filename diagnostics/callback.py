@@ -1,7 +1,7 @@
 """Snapshots during training, as a callback; the only module that knows stable-baselines3."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +9,58 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from torch import Tensor
 
+from .comparison import data_changes
 from .errors import UnknownOption
+from .features import distance
 from .measure import take_snapshot
 from .protocol import Batch, Measurable
 from .settings import SnapshotSettings
 from .snapshot import Snapshot
 
 MOMENTS = ("init", "end")
+
+
+#: Environment steps between two looks at what ``train()`` changes: copies for each of DQN's would be felt.
+LOOK_EVERY = 1_000
+
+Networks = Mapping[str, Mapping[str, Tensor]]
+Copies = dict[str, dict[str, Tensor]]
+
+
+def _copied(networks: Networks) -> Copies:
+    return {n: {k: p.detach().clone() for k, p in ps.items()} for n, ps in networks.items()}
+
+
+class _UpdateNorms:
+    """Lengths of parameter changes over calls of ``train()``, summed between snapshots."""
+
+    def __init__(self) -> None:
+        self._before: tuple[Copies, int] | None = None
+        self._next = 0
+        self._lengths: dict[str, float] = {}
+        self._updates = 0
+
+    def before(self, networks: Callable[[], Networks], updates: int, env_steps: int) -> None:
+        """``train()`` may follow: keep a copy, if the last is long ago."""
+        self._before = None
+        if env_steps >= self._next:
+            self._before = _copied(networks()), updates
+
+    def after(self, networks: Callable[[], Networks], updates: int, env_steps: int) -> None:
+        """``train()`` has run, or not."""
+        if self._before is None or updates == self._before[1]:
+            return
+        copies, since = self._before
+        for name, parameters in networks().items():
+            self._lengths[name] = self._lengths.get(name, 0.0) + distance(parameters, copies[name])
+        self._updates += updates - since
+        self._before, self._next = None, env_steps + LOOK_EVERY
+
+    def finish(self) -> dict[str, float]:
+        """The means by tag; the sums start anew."""
+        lengths, updates = self._lengths, self._updates
+        self._lengths, self._updates = {}, 0
+        return {f"plasticity/{name}/update_norm": length / updates for name, length in lengths.items()}
 
 
 class SnapshotCallback(BaseCallback):
@@ -26,7 +71,16 @@ class SnapshotCallback(BaseCallback):
     touched. A snapshot that fails becomes a warning and a record in ``failures``; it never ends the run.
 
     Numbers of ``init`` and of snapshots in between are logged under their tags, those of ``end`` under
-    ``end/...``: the end of a task and the beginning of the next are the same environment step.
+    ``end/...``: the end of a task and the beginning of the next are the same environment step. At ``init``,
+    where the folder holds the ``end`` of the task before, the change that is due to the data alone is logged
+    as ``switch/<part>/data_change_<rank>`` (:func:`.comparison.data_changes`).
+
+    ``plasticity/<network>/update_norm`` is measured here as well, from the second snapshot of a ``learn()``
+    on: the length of the net change of the network's parameters in one call of the agent's ``train()``, by
+    the gradient updates in it. So it is the length of an update where ``train()`` takes one (DQN), and a
+    lower bound of their mean length where it takes many (PPO: all epochs over a rollout). Everything that
+    ``train()`` does to the parameters counts, steps of mitigations too. Mean over the calls since the last
+    snapshot; of calls less than 1,000 environment steps apart, the first.
 
     Args:
         batch_source: gathers a fresh batch of the task, in environments of its own.
@@ -65,23 +119,29 @@ class SnapshotCallback(BaseCallback):
         self.every = every
         self.figures = figures
         self.on_snapshot = on_snapshot
-        self._reference: dict[str, dict[str, Tensor]] = {}
+        self._reference: Copies = {}
         self._updates = 0
+        self._steps = _UpdateNorms()
 
     def _on_training_start(self) -> None:
         self._updates = self._count()
         if "init" in self.moments:
             self._take("init")
         # From here on weight changes are those since the switch.
-        networks = cast(Measurable, self.model).networks()
-        self._reference = {n: {k: p.detach().clone() for k, p in ps.items()} for n, ps in networks.items()}
+        self._reference = _copied(self._networks())
+        self._steps = _UpdateNorms()
+
+    def _on_rollout_end(self) -> None:
+        self._steps.before(self._networks, self._gradient_updates(), self.num_timesteps)
 
     def _on_rollout_start(self) -> None:
+        self._steps.after(self._networks, self._gradient_updates(), self.num_timesteps)
         if self.every and self._count() - self._updates >= self.every:
             self._updates = self._count()
             self._take(f"update-{self._updates:07d}")
 
     def _on_training_end(self) -> None:
+        self._steps.after(self._networks, self._gradient_updates(), self.num_timesteps)
         if "end" in self.moments:
             self._take("end")
 
@@ -90,6 +150,12 @@ class SnapshotCallback(BaseCallback):
 
     def _count(self) -> int:
         return int(getattr(self.model, "_n_updates", 0))
+
+    def _gradient_updates(self) -> int:
+        return int(getattr(self.model, "gradient_updates", self._count()))
+
+    def _networks(self) -> Networks:
+        return cast(Measurable, self.model).networks()
 
     def _take(self, moment: str) -> None:
         """Take, save and log one snapshot; whatever goes wrong is a warning."""
@@ -106,9 +172,14 @@ class SnapshotCallback(BaseCallback):
                 moment, self.settings, failures={"snapshot": f"{type(error).__name__}: {error}"}
             )
         snapshot.about.update(task=self.task, env_steps=self.num_timesteps, updates=self._count())
+        snapshot.values.update(self._steps.finish())
+        try:
+            snapshot.values.update(self._data_changes(snapshot))
+        except Exception as error:
+            snapshot.failures["comparison"] = f"{type(error).__name__}: {error}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            snapshot.save(self.folder / f"task-{self.task:03d}-{moment}.npz")
+            snapshot.save(self._file(self.task, moment))
             self._log(snapshot)
             if self.on_snapshot is not None:
                 self.on_snapshot(snapshot)
@@ -120,6 +191,16 @@ class SnapshotCallback(BaseCallback):
             with warnings.catch_warnings():
                 warnings.simplefilter("always")
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _file(self, task: int, moment: str) -> Path:
+        return self.folder / f"task-{task:03d}-{moment}.npz"
+
+    def _data_changes(self, snapshot: Snapshot) -> dict[str, float]:
+        """What changed from the end of the task before, if this is an ``init`` and that was measured."""
+        end = self._file(self.task - 1, "end")
+        if snapshot.label != "init" or not snapshot.spectra or not end.exists():
+            return {}
+        return data_changes(Snapshot.load(end), snapshot)
 
     def _log(self, snapshot: Snapshot) -> None:
         prefix = "end/" if snapshot.label == "end" else ""

@@ -1,6 +1,8 @@
 """What changed between two measurements, and how far two spectra are apart."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,6 +70,63 @@ def changes(before: Snapshot, after: Snapshot) -> dict[str, Change]:
                     continue
                 found[f"{part}/{name}_{epsilon:g}"] = Change(*pair)
     return found
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one number did from one snapshot of a run to the next.
+
+    Attributes:
+        before: where it comes from, ``task 3, end``.
+        after: where it goes to, ``task 4, init``.
+        cause: ``data``, ``parameters`` or ``both`` (:func:`cause`).
+        quantity: ``<part>/epsilon_rank_<e>`` or ``<part>/relative_rank_<e>``.
+        change: the number on both sides, with brackets; ``change.certain`` where they are apart.
+    """
+
+    before: str
+    after: str
+    cause: str
+    quantity: str
+    change: Change
+
+
+def what_changed(snapshots: Iterable[Snapshot]) -> list[Step]:
+    """The table of changes through a run: at each switch those of the data, within each task the others.
+
+    Args:
+        snapshots: of one run, in the order in which they were taken: init and end of task 0, init and end of
+            task 1, and so on. Those that failed, or measured no spectrum, are passed over.
+    """
+    taken = [snapshot for snapshot in snapshots if snapshot.spectra and "parameters" in snapshot.about]
+    return [
+        Step(_moment(before), _moment(after), cause(before, after), quantity, change)
+        for before, after in pairwise(taken)
+        for quantity, change in changes(before, after).items()
+    ]
+
+
+def _moment(snapshot: Snapshot) -> str:
+    return f"task {snapshot.about.get('task')}, {snapshot.label}"
+
+
+def data_changes(end: Snapshot, init: Snapshot) -> dict[str, float]:
+    """What the data alone changed from the end of a task to the beginning of the next, as tags.
+
+    ``switch/<part>/data_change_<rank>`` is the rank on the new task's data less that on the old task's, with
+    the bracket ``_low`` to ``_high``: where both have one sign, that sign is certain. Nothing where the
+    parameters differ, too (a fresh agent, a mitigation that acts at the switch).
+    """
+    if "parameters" not in end.about or cause(end, init) != "data":
+        return {}
+    tags = {}
+    for quantity, change in changes(end, init).items():
+        part, _, rank = quantity.rpartition("/")
+        tag = f"switch/{part}/data_change_{rank}"
+        tags[tag] = change.value
+        tags[f"{tag}_low"] = change.after.low - change.before.high
+        tags[f"{tag}_high"] = change.after.high - change.before.low
+    return tags
 
 
 def spectral_distance(first: Spectrum, second: Spectrum) -> float:

@@ -9,8 +9,8 @@ import torch
 from stable_baselines3.common.logger import Figure, KVWriter, Logger
 
 from pliant.agents import DQN, PPO
-from pliant.diagnostics import Snapshot, SnapshotCallback, SnapshotSettings, errors
-from pliant.diagnostics.features import norm
+from pliant.diagnostics import Snapshot, SnapshotCallback, SnapshotSettings, errors, what_changed
+from pliant.diagnostics.features import distance, norm
 
 SMALL = SnapshotSettings(probes=2, depth=3)
 
@@ -87,6 +87,97 @@ def test_init_sees_the_parameters_before_and_end_those_after_training(tmp_path):
     assert "plasticity/actor/weight_change" not in taken[0].values
     assert taken[1].values["plasticity/actor/weight_change"] > 0
     assert Snapshot.load(tmp_path / "task-003-end.npz").scalars() == taken[1].scalars()
+
+
+def test_the_update_norm_is_the_length_of_what_train_changes_by_its_updates(tmp_path):
+    agent = agent_of(PPO)
+    taken, lengths = [], []
+    train = agent.train
+
+    def watched():
+        before = {k: p.detach().clone() for k, p in agent.networks()["actor"].items()}
+        updates = agent.gradient_updates
+        train()
+        lengths.append((distance(agent.networks()["actor"], before), agent.gradient_updates - updates))
+
+    agent.train = watched
+    agent.learn(
+        32, callback=SnapshotCallback(source(agent), tmp_path, settings=SMALL, on_snapshot=taken.append)
+    )
+    ((length, updates),) = lengths
+    assert updates == 4  # two epochs of two minibatches
+    assert "plasticity/actor/update_norm" not in taken[0].values
+    assert taken[1].values["plasticity/actor/update_norm"] == pytest.approx(length / 4)
+    assert taken[1].values["plasticity/critic/update_norm"] > 0
+
+
+def test_with_plain_gradient_descent_dqns_update_norm_is_its_step(tmp_path):
+    agent = DQN(
+        "MlpPolicy",
+        gym.make("CartPole-v1"),
+        policy_kwargs={"net_arch": [8], "optimizer_class": torch.optim.SGD},
+        learning_rate=0.5,
+        max_grad_norm=1e-3,  # so that every step is as long as this allows
+        learning_starts=20,
+        batch_size=8,
+        seed=0,
+        device="cpu",
+    )
+    taken = []
+    agent.learn(
+        64, callback=SnapshotCallback(source(agent), tmp_path, settings=SMALL, on_snapshot=taken.append)
+    )
+    assert taken[1].values["plasticity/q/update_norm"] == pytest.approx(0.5e-3, rel=1e-2)
+
+
+def test_at_a_switch_the_change_due_to_the_data_is_logged(tmp_path):
+    agent = agent_of(PPO)
+    recorder = Recorder()
+    agent.set_logger(Logger(None, [recorder]))
+    taken = []
+    for task in range(2):
+        # The second task is seen through more samples: other data, the same parameters.
+        callback = SnapshotCallback(
+            source(agent, 48 + 48 * task), tmp_path, task=task, settings=SMALL, on_snapshot=taken.append
+        )
+        agent.learn(32, callback=callback, reset_num_timesteps=False)
+    first, end, init, _ = taken
+    tag = "switch/critic/data_change_epsilon_rank_0.01"
+    assert not any(name.startswith("switch/") for name in first.values)
+    expected = [one.spectra["critic"].epsilon_rank(0.01) for one in (end, init)]
+    assert init.values[tag] == expected[1].value - expected[0].value
+    assert init.values[f"{tag}_low"] == expected[1].low - expected[0].high
+    assert init.values[f"{tag}_high"] == expected[1].high - expected[0].low
+    assert any(row.get(tag) == init.values[tag] for _, row in recorder.rows)
+    steps = what_changed(taken)
+    assert [(s.before, s.after, s.cause) for s in steps if s.quantity == "critic/epsilon_rank_0.01"] == [
+        ("task 0, init", "task 0, end", "parameters"),
+        ("task 0, end", "task 1, init", "data"),
+        ("task 1, init", "task 1, end", "parameters"),
+    ]
+
+
+def test_a_fresh_agent_at_the_switch_has_no_change_due_to_data(tmp_path):
+    taken = []
+    for task in range(2):
+        agent = agent_of(PPO, seed=task)
+        callback = SnapshotCallback(
+            source(agent), tmp_path, task=task, settings=SMALL, on_snapshot=taken.append
+        )
+        agent.learn(32, callback=callback)
+    assert not any(name.startswith("switch/") for name in taken[2].values)
+    assert [s.cause for s in what_changed(taken[1:3])][:1] == ["both"]
+
+
+def test_a_damaged_file_of_the_task_before_is_a_warning(tmp_path):
+    (tmp_path / "task-000-end.npz").write_bytes(b"damaged")
+    agent = agent_of(PPO)
+    with pytest.warns(RuntimeWarning, match=r"comparison failed, .* is not a snapshot file"):
+        agent.learn(
+            32,
+            callback=SnapshotCallback(source(agent), tmp_path, moments=("init",), task=1, settings=SMALL),
+        )
+    assert "comparison" in Snapshot.load(tmp_path / "task-001-init.npz").failures
 
 
 def test_numbers_costs_and_figures_are_logged_at_the_environment_step(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pliant.diagnostics import Snapshot, SnapshotSettings, compat, errors, operator_spectrum, take_snapshot
-from pliant.diagnostics.comparison import cause, changes, spectral_distance
+from pliant.diagnostics.comparison import cause, changes, data_changes, spectral_distance, what_changed
 
 
 def exact(matrix_operator, values):
@@ -44,6 +44,23 @@ def test_a_change_is_certain_when_the_brackets_are_apart(tiny_agent, tiny_batch)
     assert change.certain
     assert change.value > 0
     assert not changes(before, before)["actor/epsilon_rank_0.05"].certain
+
+
+def test_the_table_of_changes_passes_over_snapshots_that_failed(tiny_agent, tiny_batch):
+    settings = SnapshotSettings(epsilons=(0.05,), relative_epsilons=())
+    agent = tiny_agent()
+    end = take_snapshot(agent, tiny_batch, settings, "end")
+    failed = Snapshot("init", settings, failures={"snapshot": "OSError"})
+    init = take_snapshot(agent, tiny_batch._replace(coefficient=50.0), settings, "init")
+    end.about["task"], init.about["task"] = 0, 2
+    steps = what_changed([end, failed, init])
+    assert {s.quantity for s in steps} == {f"{p}/epsilon_rank_0.05" for p in ("actor", "critic", "total")}
+    assert {(s.before, s.after, s.cause) for s in steps} == {("task 0, end", "task 2, init", "data")}
+    assert all(s.change.certain for s in steps)
+    assert what_changed([]) == what_changed([init]) == []
+    tags = data_changes(end, init)
+    assert tags["switch/actor/data_change_epsilon_rank_0.05_low"] > 0
+    assert data_changes(failed, init) == {}
 
 
 def literal_reference(values, weights, points):
