@@ -10,7 +10,7 @@ import numpy as np
 
 from . import compat
 from .errors import EpsilonBelowFloor, UnreadableFile
-from .files import BROKEN, read_arrays
+from .files import read_arrays
 from .settings import SnapshotSettings
 from .spectrum import Spectrum
 
@@ -91,7 +91,7 @@ class Snapshot:
         try:
             record = json.loads(str(arrays["snapshot"]))
             schema = int(record["schema"])
-        except BROKEN as error:
+        except Exception as error:  # whatever a damaged record makes of it
             raise UnreadableFile(f"{path} is not a snapshot file ({error})") from error
         if schema > SCHEMA:
             raise UnreadableFile(
@@ -99,7 +99,7 @@ class Snapshot:
             )
         try:
             return _rebuilt(record, arrays)
-        except BROKEN as error:
+        except Exception as error:  # whatever a damaged record makes of it
             raise UnreadableFile(f"{path} is a damaged snapshot ({type(error).__name__}: {error})") from error
 
 

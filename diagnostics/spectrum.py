@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import EpsilonBelowFloor, InvalidSetting, UnknownOption, UnreadableFile
 from .estimate import CONFIDENCE, Estimate
-from .files import BROKEN, read_arrays
+from .files import read_arrays
 from .piece import Piece
 from .quadrature import Array, Ritz
 from .sampling import deviations
@@ -302,7 +302,7 @@ class Spectrum:
         try:
             record = json.loads(str(arrays["spectrum"]))
             schema = int(record["schema"])
-        except BROKEN as error:
+        except Exception as error:  # whatever a damaged record makes of it
             raise UnreadableFile(
                 f"this holds no spectrum ({error}); give a file written by Spectrum.save"
             ) from error
@@ -312,7 +312,7 @@ class Spectrum:
             )
         try:
             return _rebuilt(record, arrays)
-        except BROKEN as error:
+        except Exception as error:  # whatever a damaged record makes of it
             raise UnreadableFile(
                 f"this holds a damaged spectrum ({type(error).__name__}: {error})"
             ) from error
