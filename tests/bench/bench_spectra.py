@@ -5,7 +5,7 @@ on an idle core. Every method sees the same network, batch and loss; seconds are
 processes disturb less. Peers: the algorithm of PyHessian's git head (independent single-vector runs from
 Rademacher probes, reorthogonalised in one pass; its release calls ``torch.eig``, which torch has removed) on
 our products, and curvlinops' ``fast_lanczos`` (not reorthogonalised) on its own products. The peers' nodes
-are counted whole, which is kinder to them than the smoothed densities that they print.
+are counted whole; the smoothed densities that they print are not looked at.
 
 The truth is the dense matrix's where that can be had, scipy's ``eigsh`` (ARPACK) where few eigenvalues lie
 beyond the thresholds, and else one long run of a textbook Lanczos written here, with its own count of nodes.
