@@ -136,7 +136,8 @@ class SpectrumSpec(Settings):
     """What a snapshot holds; names, meaning and defaults of ``pliant.diagnostics.SnapshotSettings``."""
 
     parts: tuple[str, ...] = ()
-    """Objectives of the agent (PPO: actor, critic, total; DQN: q); all of them if empty."""
+    """Objectives of the agent (PPO: actor, critic, total; DQN: q), or groups of their parameters
+    (``actor/log_std``); all objectives if empty."""
     operators: tuple[Literal["hessian", "ggn", "kfac", "gram"], ...] = ("hessian",)
     """Empty for no spectrum at all. A policy's ``ggn`` is the Fisher matrix."""
     method: Literal["auto", "exact", "lanczos"] = "auto"
