@@ -2,7 +2,7 @@
 
 Ours writes its run folder: TensorBoard, progress.csv, episodes.csv, checkpoints, and the periodic feature
 statistics; SB3's writes TensorBoard. Same process, one thread, taking turns, SB3's settings on both sides.
-Snapshots are left out here and timed by themselves, since SB3 has nothing to hold against them.
+Snapshots and evaluations are left out and timed by themselves: SB3 has nothing to hold against them.
 """
 
 import statistics
@@ -54,6 +54,7 @@ def ours(algorithm: str, env_id: str, steps: int, out: Path, **changes: Any) -> 
         "tasks": {"env": env_id, "length": steps},
         "agent": {"algorithm": algorithm},
         "diagnostics": {"at": []},
+        "evaluation": {"tasks": "none"},
     }
 
     def work() -> None:
