@@ -1,6 +1,5 @@
 """A report of real runs, two arms of three seeds with a film, opened in a browser."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -61,14 +60,12 @@ def page(runs: list[Path]) -> Path:
     return path
 
 
-def test_the_tables_are_the_files(runs: list[Path], page: Path) -> None:
+def test_the_page_names_every_run_and_needs_no_network(runs: list[Path], page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "2 arms" in text
     assert "6 runs" in text
     for run in runs:
         assert run.name in text
-        with (run / "evaluation.csv").open(newline="", encoding="utf-8") as file:
-            assert list(csv.DictReader(file))
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
 
 
