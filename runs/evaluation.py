@@ -23,8 +23,8 @@ from .recording import Episode, Replays
 from .spec import RunSpec, WhichTasks
 from .video import log_video
 
-_RELATIVE_COST = 0.3
-"""Time of an environment step of evaluation over that of one of training: about what was measured on the
+_RELATIVE_COST = 0.4
+"""Time of an environment step of evaluation over that of one of training: the most that was measured on the
 presets without mitigations, see docs/decisions/2026-11-20-evaluation-and-replays.md."""
 
 

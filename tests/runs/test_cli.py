@@ -41,21 +41,9 @@ def toy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call train-agent in this process; returns exit code, standard output and standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train-agent", *map(str, arguments)])
-        monkeypatch.setattr(console.out, "width", 200)
-        try:
-            cli.train_agent()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def command(call_program):
+    """Call ``train-agent`` with arguments; see `call_program`."""
+    return lambda *arguments: call_program(cli.train_agent, *arguments)
 
 
 def program(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:

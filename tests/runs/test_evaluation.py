@@ -119,7 +119,7 @@ def test_the_expected_cost_counts_episodes_at_their_environment_s_time_limit() -
     cut = {**EVALUATE, "max_length": 10}
     cost = expected_cost(make_plan(validate({**PPO, "evaluation": cut}, source="test"), "cpu"))
     assert cost.env_steps == cost.episodes * 10
-    assert cost.share == pytest.approx(0.3 * 320 / (0.3 * 320 + 768))
+    assert cost.share == pytest.approx(0.4 * 320 / (0.4 * 320 + 768))
     none = expected_cost(make_plan(validate({**PPO, "evaluation": {"tasks": "none"}}, source="test"), "cpu"))
     assert (none.episodes, none.share) == (0, 0.0)
 

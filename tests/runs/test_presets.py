@@ -93,7 +93,7 @@ def test_a_file_of_one_s_own_is_a_preset(tmp_path: Path) -> None:
 
 def test_a_preset_may_extend_another(tmp_path: Path) -> None:
     short, whole = load_spec("slippery-ant-short"), load_spec("slippery-ant")
-    changed = {"name", "description", "tasks"}
+    changed = {"name", "description", "tasks", "evaluation"}
     assert short.model_dump(exclude=changed) == whole.model_dump(exclude=changed)
     assert short.tasks.kwargs == whole.tasks.kwargs
     assert (short.tasks.length, whole.tasks.length) == (40_960, 2_000_000)

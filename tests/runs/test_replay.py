@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pliant.envs import Task, make_env
-from pliant.runs import cli, recording, rendering, video
+from pliant.runs import recording, rendering, video
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.cli import console
 from pliant.runs.errors import RunFolderError, SpecError
@@ -260,24 +260,6 @@ def test_checkpoints_and_tasks_that_are_not_there_are_named(folder: RunFolder) -
         evaluate(folder, after_tasks=[7])
     with pytest.raises(SpecError, match="no task 9; the run has the tasks 0 to 2"):
         evaluate(folder, on_tasks=[9])
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call pliant in this process; returns exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pliant", *map(str, arguments)])
-        monkeypatch.setattr(console.out, "width", 200)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_replay_checks_all_that_is_recorded_and_says_so(command, folder: RunFolder) -> None:

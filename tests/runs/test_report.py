@@ -20,7 +20,7 @@ import torch
 
 from pliant.diagnostics import Snapshot, SnapshotSettings, Spectrum, hessian_spectrum
 from pliant.diagnostics.snapshot import SCHEMA
-from pliant.runs import cli, index, records
+from pliant.runs import index, records
 from pliant.runs.baseline import find_fresh, fresh_spec, with_baselines
 from pliant.runs.cli import console
 from pliant.runs.comparison import METRICS, Comparison, compare, differences
@@ -511,24 +511,6 @@ def test_fresh_agents_have_the_runs_spec_without_its_mitigations(tmp_path: Path)
 # The command line ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call pliant in this process; returns exit code, standard output and standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pliant", *map(str, arguments)])
-        monkeypatch.setattr(console.out, "width", 200)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 def test_report_writes_the_page_and_says_where(command, results: Path, tmp_path: Path) -> None:
     run = min(results.iterdir())
     code, out, err = command("report", run, "--out", tmp_path / "a.html")
@@ -608,31 +590,9 @@ def test_comparing_and_listing_need_no_torch(results: Path) -> None:
 
 # A browser -------------------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
-
-def browse(address: str, profile: Path, *flags: str) -> tuple[str, str]:
-    """What a headless browser makes of a page, and what it says on its error output."""
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--enable-logging=stderr", f"--user-data-dir={profile}", *flags, address),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout, done.stderr
-
-
-@needs_chromium
-def test_in_a_browser_the_slider_moves_and_the_console_is_silent(page: Path, tmp_path: Path) -> None:
-    dom, log = browse(f"{page.as_uri()}#switch=2", tmp_path / "profile", "--dump-dom")
+def test_in_a_browser_the_slider_moves_and_the_console_is_silent(page: Path, browse) -> None:
+    dom, log = browse(f"{page.as_uri()}#switch=2")
     assert not [line for line in log.splitlines() if "CONSOLE" in line]
     parsed = Page(dom.removeprefix("<!DOCTYPE html>"))
     (html,) = [a for tag, a in parsed.elements if tag == "html"]
@@ -645,9 +605,8 @@ def test_in_a_browser_the_slider_moves_and_the_console_is_silent(page: Path, tmp
     assert "to task 2: CartPole-v1" in "".join(parsed.texts)
 
 
-@needs_chromium
 def test_in_a_browser_moving_the_slider_by_hand_changes_the_picture_that_is_saved(
-    page: Path, tmp_path: Path
+    page: Path, browse, tmp_path: Path
 ) -> None:
     hand = """<script>
         const slider = document.getElementById("switch");
@@ -663,21 +622,20 @@ def test_in_a_browser_moving_the_slider_by_hand_changes_the_picture_that_is_save
     </script></body>"""
     moved = tmp_path / "moved.html"
     moved.write_text(page.read_text(encoding="utf-8").replace("</body>", hand), encoding="utf-8")
-    dom, log = browse(moved.as_uri(), tmp_path / "profile", "--virtual-time-budget=3000", "--dump-dom")
+    dom, log = browse(moved.as_uri(), "--virtual-time-budget=3000")
     assert not [line for line in log.splitlines() if "CONSOLE" in line]
     assert 'data-shown="1"' in dom
     assert '<title>data-switch="1"&lt;svg</title>' in dom
 
 
-@needs_chromium
-def test_in_a_browser_the_page_is_no_wider_than_a_phone(page: Path, tmp_path: Path) -> None:
+def test_in_a_browser_the_page_is_no_wider_than_a_phone(page: Path, browse, tmp_path: Path) -> None:
     probe = tmp_path / "probe.html"
     probe.write_text(
         f"<iframe id=f style='width:390px;height:800px' src='{page.as_uri()}'></iframe>"
         "<script>onload = () => { const d = document.getElementById('f').contentDocument.documentElement; "
         "document.title = `${d.scrollWidth} of ${d.clientWidth}`; }</script>"
     )
-    dom, _ = browse(probe.as_uri(), tmp_path / "profile", "--allow-file-access-from-files", "--dump-dom")
+    dom, _ = browse(probe.as_uri(), "--allow-file-access-from-files")
     found = re.search(r"<title>(\d+) of (\d+)</title>", dom)
     assert found is not None
     assert int(found[1]) <= int(found[2]) <= 390

@@ -1,10 +1,10 @@
 """A report of real runs, two arms of three seeds with a film, opened in a browser."""
 
+import csv
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -14,9 +14,10 @@ from pliant.runs.plan import make_plan
 from pliant.runs.presets import load_spec
 from pliant.runs.training import train
 
+TASKS = 3
 SHORT = (
     "tasks.length=2048",
-    "tasks.count=3",
+    f"tasks.count={TASKS}",
     "diagnostics.samples=128",
     "diagnostics.spectrum.depth=6",
     "diagnostics.spectrum.minibatches=4",
@@ -24,8 +25,6 @@ SHORT = (
 )
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def call(*arguments: str | Path) -> None:
@@ -69,8 +68,9 @@ def test_the_page_names_every_run_and_needs_no_network(runs: list[Path], page: P
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-def test_the_film_plays_and_the_slider_moves(page: Path, tmp_path: Path) -> None:
+def test_the_film_plays_the_slider_moves_and_the_tables_are_the_files(
+    runs: list[Path], page: Path, browse, tmp_path: Path
+) -> None:
     probe = """<script>
         const slider = document.getElementById("switch");
         slider.value = 2;
@@ -82,21 +82,28 @@ def test_the_film_plays_and_the_slider_moves(page: Path, tmp_path: Path) -> None
     </script></body>"""
     path = tmp_path / "probe.html"
     path.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--autoplay-policy=no-user-gesture-required", "--enable-logging=stderr", "--timeout=20000"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--dump-dom"),
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+    shown, said = browse(
+        path.as_uri(),
+        *("--autoplay-policy=no-user-gesture-required", "--timeout=20000", "--virtual-time-budget=10000"),
     )
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert 'data-shown="2"' in done.stdout
-    assert "<title>it plays</title>" in done.stdout
+    assert not [line for line in said.splitlines() if "CONSOLE" in line]
+    assert 'data-shown="2"' in shown
+    assert "<title>it plays</title>" in shown
+    for arm in ("bp", "l2-er"):
+        table = re.search(rf'data-picture="evaluation-{arm}">(.*?)</table>', shown, flags=re.DOTALL)
+        assert table is not None
+        cells = [None if cell == "–" else float(cell) for cell in re.findall(r"<td>(.*?)</td>", table[1])]
+        means = mean_returns([run for run in runs if f"-{arm}-s" in run.name])
+        expected = [means.get((after, on)) for after in range(-1, TASKS) for on in range(TASKS)]
+        assert cells == [value if value is None else pytest.approx(value, rel=0.005) for value in expected]
+
+
+def mean_returns(runs: list[Path]) -> dict[tuple[int, int], float]:
+    """By (after task, on task): the mean over runs and episodes of the returns in evaluation.csv."""
+    returns: dict[tuple[int, int], list[float]] = {}
+    for run in runs:
+        with (run / "evaluation.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                key = int(row["after_task"]), int(row["on_task"])
+                returns.setdefault(key, []).append(float(row["return"]))
+    return {key: fmean(values) for key, values in returns.items()}
