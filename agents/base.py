@@ -156,6 +156,7 @@ class Agent(BaseAlgorithm):
         initialise(self.policy, self.initialisation)
         for mitigation in self.mitigations:
             mitigation.attach(self)
+            mitigation.restore()
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """As SB3's; weight decay stays as the agent's own mitigations set it, whatever the file says."""

@@ -75,6 +75,8 @@ def save_checkpoint(path: Path, agent: Agent, position: Position) -> None:
     tensors = {f"policy/{name}": value for name, value in agent.policy.state_dict().items()}
     for index, slots in optimizer["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
+    for index, mitigation in enumerate(agent.mitigations):
+        tensors |= {f"mitigations/{index}/{name}": value for name, value in mitigation.tensors().items()}
     tensors["random/torch"] = torch.get_rng_state()
     _save_tensors(tensors, temporary / "tensors.safetensors")
     (temporary / "state.json").write_text(json.dumps(state, default=_plain), encoding="utf-8")
@@ -103,8 +105,11 @@ def load_checkpoint(path: Path, agent: Agent) -> Position:
         agent.policy.optimizer.load_state_dict(_optimizer_state(state["optimizer_groups"], tensors))
         for name, value in state["counters"].items():
             setattr(agent, name, value)
-        for mitigation, saved in zip(agent.mitigations, state["mitigations"], strict=True):
+        for index, (mitigation, saved) in enumerate(
+            zip(agent.mitigations, state["mitigations"], strict=True)
+        ):
             mitigation.load_state(saved)
+            mitigation.load_tensors(_below(f"mitigations/{index}/", tensors))
         agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
         agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
         if isinstance(agent, DQN):

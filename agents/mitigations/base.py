@@ -17,10 +17,14 @@ class Mitigation:
     at each switch; then, at every gradient update, ``before_update``, ``penalty``, the optimiser step and
     ``after_update``. Mitigations combine freely; with none an agent is exactly stable-baselines3.
 
-    An agent's ``save`` pickles its mitigations. Settings and counters belong in public attributes, which are
-    saved; what refers to the agent or its tensors in attributes with a leading underscore, which are not:
-    give them a default in the class and make them anew in ``attach``.
+    What training changes is returned by ``state`` (numbers) and ``tensors``, so that a resumed run equals one
+    that was never stopped: both checkpoints and the agent's ``save`` keep them. ``save`` also pickles the
+    public attributes, the settings. Attributes with a leading underscore are not pickled: give them a default
+    in the class and make them anew in ``attach``. Draw random numbers from torch's global generator on the
+    CPU, whose state is saved.
     """
+
+    _kept: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
     def build(self, policy_kwargs: dict[str, Any], agent_name: str) -> dict[str, Any]:
         """Return the policy's keyword arguments, changed as needed (a layer norm, another activation, ...).
@@ -52,11 +56,32 @@ class Mitigation:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Whatever changes during training and must survive a checkpoint: numbers and tensors by name."""
+        """Whatever changes during training and must survive a checkpoint: what JSON can hold, by name."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what ``state`` returned."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors among it, by name."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what ``tensors`` returned, after ``attach``.
+
+        Raises:
+            KeyError: one is missing.
+        """
+
+    def restore(self) -> None:
+        """Put back what came with a pickle; the agent calls it after ``attach``, which made things anew."""
+        if self._kept is not None:
+            state, tensors = self._kept
+            self.load_state(state)
+            self.load_tensors(tensors)
+            self._kept = None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        settings = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()}
+        return {**settings, "_kept": (self.state(), tensors)}

@@ -180,6 +180,49 @@ def test_a_penalty_is_descended_but_is_no_part_of_the_loss(algorithm, toy, memor
     assert abs(agent.logger.name_to_value["train/loss"]) < 100
 
 
+class Anchor(Mitigation):
+    """Pulls the parameters to a running mean of theirs: a state of numbers and tensors."""
+
+    _mean: torch.Tensor | None = None
+    _count = 0
+
+    def attach(self, agent):
+        self._mean = torch.cat([p.flatten() for p in parameters(agent)])
+        self._count = 0
+
+    def after_update(self, agent, update):
+        flat = torch.nn.utils.parameters_to_vector(p for n in agent.networks().values() for p in n.values())
+        self._mean.lerp_(flat.detach(), 0.1)
+        self._count += 1
+
+    def penalty(self, agent, observations):
+        flat = torch.nn.utils.parameters_to_vector(p for n in agent.networks().values() for p in n.values())
+        return (flat - self._mean).square().sum()
+
+    def state(self):
+        return {"count": self._count}
+
+    def load_state(self, state):
+        self._count = state["count"]
+
+    def tensors(self):
+        return {"mean": self._mean}
+
+    def load_tensors(self, tensors):
+        self._mean = tensors["mean"]
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_what_a_mitigation_has_gathered_is_saved_with_the_agent(algorithm, toy, tmp_path):
+    agent = build(algorithm, toy(), [Anchor()])
+    agent.learn(48)
+    agent.save(tmp_path / "agent")
+    (loaded,) = algorithm.load(tmp_path / "agent", env=toy()).mitigations
+    assert torch.equal(loaded._mean, agent.mitigations[0]._mean)
+    assert loaded._count == agent.mitigations[0]._count > 0
+    assert loaded._kept is None
+
+
 # L2
 
 
