@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -82,7 +84,7 @@ class Picture:
         title: above it.
         caption: below it.
         svg: markup to stand in HTML.
-        pdf: to keep; empty for pictures that change with the slider.
+        pdf: to keep; pictures that change with the slider have a page for every switch.
         columns: of its numbers.
         rows: its numbers.
         wide: whether it takes the whole width.
@@ -537,7 +539,7 @@ def _densities(comparison: Comparison, part: str) -> Picture:
         panel.set_xticks([], minor=True)
     columns = ("task", "arm", "seed", "eigenvalue", "density")
     name = f"spectrum-{part}"
-    return _picture(figure, name, f"Spectrum: {part}", "", columns, rows, keep=False)
+    return _picture(figure, name, f"Spectrum: {part}", "", columns, rows)
 
 
 def _signed_decades(bulk: float, top: float) -> list[float]:
@@ -570,7 +572,7 @@ def _rank_curves(comparison: Comparison, part: str) -> Picture:
         panel.set_xlabel("epsilon")
         panel.set_ylabel("share beyond epsilon")
     columns = ("task", "arm", "seed", "epsilon", "share_beyond")
-    return _picture(figure, f"epsilon-rank-{part}", f"Epsilon-rank: {part}", "", columns, rows, keep=False)
+    return _picture(figure, f"epsilon-rank-{part}", f"Epsilon-rank: {part}", "", columns, rows)
 
 
 _Key = tuple[str, int, int]
@@ -651,22 +653,40 @@ def _picture(
     rows: list[tuple[Any, ...]],
     *,
     wide: bool = False,
-    keep: bool = True,
 ) -> Picture:
-    """Draw the figure; ``keep``: as PDF, too."""
+    """Draw the figure, as SVG and as PDF."""
     name = _slug(name)
-    svg, pdf = io.StringIO(), io.BytesIO()
+    svg = io.StringIO()
     # The salt makes ids the same every time, and the prefix makes them this picture's alone.
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         FigureCanvasAgg(figure)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.set_layout_engine("none")  # the places that it found stay
-        if keep:
-            with _quiet("matplotlib.font_manager"):  # Helvetica calls its normal weight medium
-                figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": title})
+        pdf = _pdf(figure, title)
     return Picture(
-        name, title, caption, _inline(svg.getvalue(), name, title), pdf.getvalue(), tuple(columns), rows, wide
+        name, title, caption, _inline(svg.getvalue(), name, title), pdf, tuple(columns), rows, wide
     )
+
+
+def _pdf(figure: Figure, title: str) -> bytes:
+    """The figure as PDF: one page, or a page for every switch that its artists belong to."""
+    frames: dict[str, list[Artist]] = {}
+    for artist in figure.findobj(lambda one: (one.get_gid() or "").startswith("switch-")):
+        frames.setdefault(str(artist.get_gid()).split("-")[1], []).append(artist)
+    heading = figure.axes[0].get_title(loc="left")
+    file = io.BytesIO()
+    with (
+        _quiet("matplotlib.font_manager"),  # Helvetica calls its normal weight medium
+        PdfPages(file, metadata={"CreationDate": None, "Title": title}) as pages,
+    ):
+        for task in sorted(frames, key=int) or [""]:
+            for frame, artists in frames.items():
+                for artist in artists:
+                    artist.set_visible(frame == task)
+            if task:
+                figure.axes[0].set_title(f"{heading} at the switch to task {task}")
+            pages.savefig(figure)
+    return file.getvalue()
 
 
 def _inline(svg: str, name: str, title: str) -> str:

@@ -291,11 +291,14 @@ def test_every_picture_is_svg_with_a_name_and_can_be_saved(page: Path, parsed: P
         assert root.get("aria-label")
         assert root.get("data-size")
     links = [a for tag, a in parsed.elements if tag == "a" and "download" in a]
-    for kind in ("svg", "csv"):
+    for kind in ("svg", "pdf", "csv"):
         assert len([a for a in links if a["download"].endswith(kind)]) == len(pictures)
     for link in links:
         if link["download"].endswith("pdf"):
-            assert base64.b64decode(link["href"].split(",")[1]).startswith(b"%PDF")
+            file = base64.b64decode(link["href"].split(",")[1])
+            assert file.startswith(b"%PDF")
+            changes = link["download"].startswith(("spectrum-", "epsilon-rank-"))
+            assert file.count(b"/Type /Page ") == (TASKS if changes else 1)
 
 
 def test_the_curve_behind_the_picture_is_that_of_the_episodes(parsed: Page, results: Path) -> None:
