@@ -15,7 +15,7 @@ import os
 import random
 import shutil
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class Position:
     """Environment steps of that task already done."""
     env_steps: int
     """Environment steps of the whole run."""
+    beside: dict[str, Any] = field(default_factory=dict)
+    """What the run keeps beside the agent, as JSON: how long its files were, what its callbacks count."""
+    tensors: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """The same, in tensors."""
 
 
 def save_checkpoint(path: Path, agent: Agent, position: Position) -> None:
@@ -60,11 +64,12 @@ def save_checkpoint(path: Path, agent: Agent, position: Position) -> None:
     temporary.mkdir(parents=True)
     optimizer = agent.policy.optimizer.state_dict()
     state = {
-        "position": asdict(position),
+        "position": {key: value for key, value in vars(position).items() if key != "tensors"},
         "counters": {name: getattr(agent, name) for name in _COUNTERS if hasattr(agent, name)},
         "optimizer_groups": optimizer["param_groups"],
         "mitigations": [mitigation.state() for mitigation in agent.mitigations],
-        "episodes": list(agent.ep_info_buffer or ()),
+        # Without "t", the time of day: equal runs have equal checkpoints.
+        "episodes": [{"r": one["r"], "l": one["l"]} for one in agent.ep_info_buffer or ()],
         "successes": list(agent.ep_success_buffer or ()),
         "random": {
             "python": random.getstate(),
@@ -78,6 +83,7 @@ def save_checkpoint(path: Path, agent: Agent, position: Position) -> None:
     for index, mitigation in enumerate(agent.mitigations):
         tensors |= {f"mitigations/{index}/{name}": value for name, value in mitigation.tensors().items()}
     tensors["random/torch"] = torch.get_rng_state()
+    tensors |= {f"beside/{name}": value for name, value in position.tensors.items()}
     _save_tensors(tensors, temporary / "tensors.safetensors")
     (temporary / "state.json").write_text(json.dumps(state, default=_plain), encoding="utf-8")
     if isinstance(agent, DQN):
@@ -115,7 +121,7 @@ def load_checkpoint(path: Path, agent: Agent) -> Position:
         if isinstance(agent, DQN):
             _load_replay(agent, load_file(path / "replay.safetensors"))
         _restore_random(state["random"], tensors["random/torch"].cpu(), agent)
-        return Position(**state["position"])
+        return Position(**state["position"], tensors=_below("beside/", tensors))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunFolderError(f"the checkpoint {str(path)!r} cannot be used: {error}") from error
 

@@ -13,6 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from pliant import agents
 from pliant.agents import NonFiniteLoss
 from pliant.diagnostics import Snapshot
+from pliant.runs.build import build_agent, vector_env
+from pliant.runs.checkpoint import Position, load_checkpoint, save_checkpoint
 from pliant.runs.errors import RunFolderError, RunInterrupted
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
@@ -214,3 +216,15 @@ def test_the_first_snapshot_of_a_slippery_ant_sees_the_new_friction(
     assert seen == [2.0, 2.0, 0.02, 0.02]  # init and end of each task
     moments = [Snapshot.load(folder.snapshots / f"task-00{task}-init.npz") for task in (0, 1)]
     assert [moment.about["task"] for moment in moments] == [0, 1]
+
+
+def test_a_checkpoint_keeps_what_the_run_puts_beside_the_agent(tmp_path: Path) -> None:
+    plan = make_plan(validate(PPO, source="test"), "cpu")
+    env = vector_env(plan.sequence[0], 2, 0)
+    agent = build_agent(plan.spec, env, seed=0, device=plan.device)
+    saved = Position(1, 128, 384, {"rows": 7, "means": [0.1, None]}, {"old": torch.arange(3.0)})
+    save_checkpoint(tmp_path / "000000000384", agent, saved)
+    loaded = load_checkpoint(tmp_path / "000000000384", agent)
+    assert loaded == saved
+    assert torch.equal(loaded.tensors["old"], saved.tensors["old"])
+    env.close()
