@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import os
 import platform
@@ -58,22 +59,25 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, out: Path, spec: RunSpec, boundaries: Sequence[int]) -> RunFolder:
+    def create(
+        cls, out: Path, spec: RunSpec, boundaries: Sequence[int], name: str | None = None
+    ) -> RunFolder:
         """Make a new folder under ``out``; an existing one is never touched.
 
         Args:
             out: where run folders are kept; made if it is not there.
             spec: the resolved spec.
             boundaries: environment steps of the run at the start of each task, and at the end of the last.
+            name: of the folder, where it follows from the spec, as in a sweep; one with the time if None.
 
         Raises:
-            RunFolderError: ``out`` cannot be written.
+            RunFolderError: ``out`` cannot be written, or holds another run of that ``name``.
         """
         stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
         stem = f"{spec.name}-{spec.arm}-s{spec.seed}-{stamp}"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            path = _make_first_free(out, stem)
+            path = _make_first_free(out, stem) if name is None else _make_unless_begun(out / name)
         except OSError as error:
             raise RunFolderError(
                 f"no run can be written to {str(out)!r}: {error.strerror}; name another folder with --out"
@@ -268,6 +272,14 @@ def _make_first_free(out: Path, stem: str) -> Path:
             number += 1
         else:
             return path
+
+
+def _make_unless_begun(path: Path) -> Path:
+    """A folder without manifest is what a process left that was killed at this very place."""
+    path.mkdir(exist_ok=True)
+    if (path / "manifest.json").exists():
+        raise FileExistsError(errno.EEXIST, "there is a run of that name already", str(path))
+    return path
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import tomllib
@@ -48,23 +49,60 @@ def load_spec(
     Raises:
         SpecError: anything in it is unknown or invalid; the text says what and which names exist.
     """
+    return build_spec(load_table(preset), arm=arm, settings=settings, seed=seed, source=preset)
+
+
+def load_table(preset: str) -> Table:
+    """All of a preset before an arm is chosen: what it extends, itself, and every arm under ``arms``.
+
+    Raises:
+        SpecError: there is no such preset or file, or it cannot be read.
+    """
     table = _resolve(preset)
     table.setdefault("name", Path(preset).stem)
-    arms = merge(_shipped(_ARMS), table.pop(_ARMS, {}))
-    chosen = arm or table.get("arm", "bp")
+    own = table.get(_ARMS, {})
+    if not isinstance(own, dict) or not all(isinstance(arm, dict) for arm in own.values()):
+        raise SpecError(f"{_ARMS} in {preset!r}: expected tables such as [{_ARMS}.l2.mitigations.l2]")
+    return {**table, _ARMS: merge(_shipped(_ARMS), own)}
+
+
+def build_spec(
+    table: Mapping[str, Any],
+    *,
+    arm: str | None = None,
+    settings: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    source: str,
+) -> RunSpec:
+    """The spec of one arm of ``table``, which :func:`load_table` gave and which stays as it is.
+
+    Args:
+        table: a preset with its arms.
+        arm: as in :func:`load_spec`.
+        settings: as in :func:`load_spec`.
+        changes: values by dotted key, laid over ``settings``.
+        seed: as in :func:`load_spec`.
+        source: what errors call the table.
+    """
+    whole: Table = copy.deepcopy(dict(table))  # changes reach into lists
+    arms = whole.pop(_ARMS)
+    chosen = arm or whole.get("arm", "bp")
     if chosen not in arms:
-        raise SpecError(f"there is no arm {chosen!r} in {preset!r}{did_you_mean(chosen, arms)}")
-    table = merge(table, arms[chosen])
-    table["arm"] = chosen
-    assign(table, settings)
+        raise SpecError(f"there is no arm {chosen!r} in {source!r}{did_you_mean(chosen, arms)}")
+    whole = merge(whole, arms[chosen])
+    whole["arm"] = chosen
+    assign(whole, settings)
+    for key, value in (changes or {}).items():
+        _put(whole, key, value, said=key)
     if seed is not None:
-        table["seed"] = seed
-    return validate(table, source=preset)
+        whole["seed"] = seed
+    return validate(whole, source=source)
 
 
 def arm_names(preset: str) -> list[str]:
     """The arms of a preset: the shipped ones and its own."""
-    return list(merge(_shipped(_ARMS), _resolve(preset).get(_ARMS, {})))
+    return list(load_table(preset)[_ARMS])
 
 
 def validate(table: Table, *, source: str) -> RunSpec:
@@ -160,23 +198,26 @@ def _assign(table: Table, setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string, so that --set schedule=whole-run needs no quotes
-    *path, last = key.strip().split(".")
+    _put(table, key.strip(), value, said=f"--set {setting!r}")
+
+
+def _put(table: Table, key: str, value: Any, *, said: str) -> None:
+    """Put ``value`` where the dotted ``key`` says; errors begin with ``said``."""
+    *path, last = key.split(".")
     place: Any = table
     for name in path:
-        place = place[_index(place, name, setting)] if isinstance(place, list) else place.setdefault(name, {})
+        place = place[_index(place, name, said)] if isinstance(place, list) else place.setdefault(name, {})
         if not isinstance(place, (dict, list)):
-            raise SpecError(f"--set {setting!r}: {name!r} is a value, not a table")
+            raise SpecError(f"{said}: {name!r} is a value, not a table")
     if isinstance(place, list):
-        place[_index(place, last, setting)] = value
+        place[_index(place, last, said)] = value
     else:
         place[last] = value
 
 
-def _index(place: Sequence[Any], name: str, setting: str) -> int:
+def _index(place: Sequence[Any], name: str, said: str) -> int:
     if not name.isdecimal() or int(name) >= len(place):
-        raise SpecError(
-            f"--set {setting!r}: {name!r} is not a place in a list of {len(place)}, counted from 0"
-        )
+        raise SpecError(f"{said}: {name!r} is not a place in a list of {len(place)}, counted from 0")
     return int(name)
 
 

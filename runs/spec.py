@@ -7,6 +7,7 @@ not explained is the one of stable-baselines3.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -235,6 +236,11 @@ class RunSpec(Settings):
         return steps // self.rollout_steps * agent.gradient_steps
 
     @property
+    def boundaries(self) -> list[int]:
+        """Environment steps of the run at the start of each task, and at the end of the last."""
+        return [0, *accumulate(self.task_steps(task.length) for task in self.tasks.draw(self.seed))]
+
+    @property
     def total_steps(self) -> int:
         """Environment steps of the whole run."""
-        return sum(self.task_steps(task.length) for task in self.tasks.draw(self.seed))
+        return self.boundaries[-1]

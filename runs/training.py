@@ -53,7 +53,8 @@ def train(
         folder.set_status("interrupted")
         raise
     except NonFiniteLoss as error:
-        folder.set_status("failed", error=str(error))
+        # Divergence comes back however often the run is repeated; a sweep does not repeat it.
+        folder.set_status("failed", error=str(error), diverged=True)
         raise
     except BaseException as error:
         folder.set_status("failed", error=f"{type(error).__name__}: {error}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..seeds import parse_seeds
 from .console import FAILED, INTERRUPTED, Device, Usage, err, out
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def train(
             preset,
             arm,
             settings or [],
-            [seed] if seeds is None else _parse_seeds(seeds),
+            [seed] if seeds is None else parse_seeds(seeds),
             jobs,
             device,
             folder,
@@ -212,14 +213,3 @@ def _print_returns(path: Path) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _parse_seeds(text: str) -> list[int]:
-    """``0-4`` or ``0,3,7`` or both mixed, in order and without repetition."""
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise Usage(f"--seeds {text!r}: expected numbers and ranges such as 0-4 or 0,3,7")
-        seeds.update(dict.fromkeys(range(int(first), int(last or first) + 1)))
-    return list(seeds)

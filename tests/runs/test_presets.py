@@ -1,5 +1,6 @@
 """Specs: what a preset, an arm and --set come to."""
 
+import copy
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 
 from pliant.diagnostics import SnapshotSettings
 from pliant.runs.errors import SpecError
-from pliant.runs.presets import arm_names, dump, load_spec, merge, preset_names, validate
+from pliant.runs.plan import make_plan
+from pliant.runs.presets import (
+    arm_names,
+    build_spec,
+    dump,
+    load_spec,
+    load_table,
+    merge,
+    preset_names,
+    validate,
+)
+from pliant.runs.seeds import parse_seeds
 from pliant.runs.spec import DQNSpec, PPOSpec, SpectrumSpec
 
 EVERY = pytest.mark.parametrize("name", preset_names())
@@ -106,6 +118,37 @@ def test_a_preset_may_extend_another(tmp_path: Path) -> None:
         load_spec(str(path))
 
 
+def test_a_table_serves_for_many_specs_and_is_left_as_it_was() -> None:
+    table = load_table("cartpole-offset")
+    before = copy.deepcopy(table)
+    changes = {"tasks.shifts.0.std": 1.0, "mitigations.l2.strength": 1e-4, "arm": "l2-strong"}
+    spec = build_spec(table, arm="l2", settings=["agent.gamma=0.9"], changes=changes, seed=3, source="test")
+    assert spec.tasks.shifts[0]["std"] == 1.0
+    assert spec.mitigations == {"l2": {"strength": 1e-4}}
+    assert (spec.arm, spec.agent.gamma, spec.seed) == ("l2-strong", 0.9, 3)
+    assert table == before
+    assert build_spec(table, arm="l2", seed=3, source="test") == load_spec(
+        "cartpole-offset", arm="l2", seed=3
+    )
+
+
+def test_seeds_are_numbers_and_ranges_each_once() -> None:
+    assert parse_seeds("3, 0-2,1, 7-7") == [3, 0, 1, 2, 7]
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "1.5", "²", "0-99999999999", "9" * 30])
+def test_seeds_that_are_none_or_far_too_many_are_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="seeds "):
+        parse_seeds(text)
+
+
+def test_the_boundaries_of_a_spec_are_those_of_its_plan() -> None:
+    spec = load_spec("cartpole-physics", settings=["tasks.length=3000", "tasks.count=3"])
+    assert spec.boundaries == [0, 4096, 8192, 12288]
+    assert spec.total_steps == 12288
+    assert make_plan(spec, "cpu").boundaries == spec.boundaries
+
+
 def test_a_task_is_rounded_up_to_whole_rollouts() -> None:
     spec = load_spec("cartpole-offset")
     assert spec.rollout_steps == 2048
@@ -192,6 +235,14 @@ def test_what_cannot_be_is_refused_by_name(
     for text in said:
         assert text in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+def test_arms_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    for arms in ("arms = 3", "[arms]\nl2 = 3"):
+        path.write_text(f'extends = "quickstart"\n{arms}\n', encoding="utf-8")
+        with pytest.raises(SpecError, match=r"expected tables such as \[arms"):
+            load_spec(str(path))
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     manifest = folder.read_manifest()
     assert manifest["status"] == "failed"
     assert "not finite" in manifest["error"]
+    assert manifest["diverged"]
     assert all(torch.isfinite(tensor).all() for name, tensor in tensors(folder).items() if "policy" in name)
 
 
@@ -174,6 +175,14 @@ def test_two_runs_of_the_same_second_get_two_folders(tmp_path: Path) -> None:
     spec = validate(PPO, source="test")
     folders = [RunFolder.create(tmp_path, spec, [0, 1]) for _ in range(5)]
     assert len({folder.path for folder in folders}) == 5
+
+
+def test_a_named_folder_is_made_once_unless_nothing_is_in_it(tmp_path: Path) -> None:
+    spec = validate(PPO, source="test")
+    (tmp_path / "begun").mkdir()
+    assert RunFolder.create(tmp_path, spec, [0, 1], name="begun").path == tmp_path / "begun"
+    with pytest.raises(RunFolderError, match="there is a run of that name already"):
+        RunFolder.create(tmp_path, spec, [0, 1], name="begun")
 
 
 def test_a_folder_of_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
