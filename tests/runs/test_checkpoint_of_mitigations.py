@@ -59,5 +59,5 @@ def test_tensors_of_each_mitigation_come_back(tmp_path: Path, monkeypatch: pytes
 def test_a_checkpoint_without_them_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MITIGATIONS, "mean", Mean)
     save_checkpoint(tmp_path / "0", build({"l2": {"strength": 0.1}}), Position(0, 64, 64))
-    with pytest.raises(RunFolderError, match="cannot be used: 'mean'"):
+    with pytest.raises(RunFolderError, match="cannot be used: it has no 'mean'"):
         load_checkpoint(tmp_path / "0", build({"mean": {}}))
