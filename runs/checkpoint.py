@@ -20,16 +20,14 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
@@ -40,10 +38,18 @@ from .random_state import (
     random_state,
     restore_random_state,
     restore_torch_random_state,
-    torch_random_state,
 )
 from .reading import checked_size, read_text
 from .replay_buffer import largest_file, load_replay_buffer, save_replay_buffer
+from .tensors import (
+    agent_tensors,
+    below,
+    check_options,
+    largest_tensors,
+    optimizer_state,
+    read_tensors,
+    save_tensors,
+)
 
 Agent = PPO | DQN
 
@@ -69,24 +75,6 @@ _COUNTERS = (
     "_n_calls",
     "exploration_rate",
 )
-_SLOTS = 8
-"""More tensors per parameter than any optimiser keeps (Adam: two moments, a maximum, a count)."""
-_MORE = (16, 64 * 2**20)
-"""What mitigations and callbacks may keep: so many times the networks, and so many bytes."""
-
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-"""By the name that safetensors gives them."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +114,8 @@ def save_checkpoint(path: Path, agent: Agent, position: Position, run: str = "")
     try:
         for stale in path.parent.glob(".*"):
             _remove(stale)
-        temporary.mkdir(parents=True)
+        path.parent.mkdir(exist_ok=True)  # its parent is the run folder: if that is gone, it stays gone
+        temporary.mkdir()
         _write_files(temporary, agent, position, run)
         _sync(temporary)
         if path.exists():
@@ -149,31 +138,20 @@ def save_checkpoint(path: Path, agent: Agent, position: Position, run: str = "")
 
 
 def _write_files(folder: Path, agent: Agent, position: Position, run: str) -> None:
-    optimizer = agent.policy.optimizer.state_dict()
-    tensors = {f"policy/{name}": value for name, value in agent.policy.state_dict().items()}
-    for index, slots in optimizer["state"].items():
-        tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
-    tensors |= {f"random/{kind}": state for kind, state in torch_random_state(agent.device).items()}
-    for index, mitigation in enumerate(agent.mitigations):
-        tensors |= {f"mitigations/{index}/{name}": value for name, value in mitigation.tensors().items()}
-    tensors |= {f"beside/{name}": value for name, value in position.tensors.items()}
     state = {
         "schema_version": SCHEMA_VERSION,
         "run": run,
         "position": {key: value for key, value in vars(position).items() if key != "tensors"},
         "counters": {name: getattr(agent, name) for name in _COUNTERS if hasattr(agent, name)},
-        "optimizer_groups": optimizer["param_groups"],
+        "optimizer_groups": agent.policy.optimizer.state_dict()["param_groups"],
         "mitigations": [mitigation.state() for mitigation in agent.mitigations],
         # Without "t", the time of day: equal runs have equal checkpoints.
         "episodes": [{"r": one["r"], "l": one["l"]} for one in agent.ep_info_buffer or ()],
         "successes": list(agent.ep_success_buffer or ()),
         "random": random_state(agent.action_space),
     }
-    # Clones: the format refuses tensors that share memory (a shared features extractor has three names).
-    save_file(
-        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-        folder / _TENSORS,
-    )
+    beside = {f"beside/{name}": value for name, value in position.tensors.items()}
+    save_tensors(agent_tensors(agent) | beside, folder / _TENSORS)
     (folder / _STATE).write_text(json.dumps(state, default=_plain), encoding="utf-8")
     if (buffer := _replay_buffer(agent)) is not None:
         save_replay_buffer(buffer, folder / _REPLAY)
@@ -246,24 +224,24 @@ def load_checkpoint(path: Path, agent: Agent, run: str = "") -> Position:
     with _named(path):
         _verify(path, [_TENSORS, _STATE, *([_REPLAY] if _replay_buffer(agent) else [])], agent)
         state = _State.model_validate_json(read_text(path / _STATE, _LARGEST_STATE))
-        tensors = _read_tensors(path / _TENSORS, agent)
+        tensors = read_tensors(path / _TENSORS, agent)
         state.check(path, agent, run)
-        _check_optimizer(state.optimizer_groups, tensors, agent)
+        check_options(state.optimizer_groups, agent)
         if (buffer := _replay_buffer(agent)) is not None:
             load_replay_buffer(buffer, path / _REPLAY)
 
-        agent.policy.load_state_dict(_below("policy/", tensors))
-        agent.policy.optimizer.load_state_dict(_optimizer_state(state.optimizer_groups, tensors))
+        agent.policy.load_state_dict(below("policy/", tensors))
+        agent.policy.optimizer.load_state_dict(optimizer_state(state.optimizer_groups, tensors))
         for name, value in state.counters.items():
             setattr(agent, name, value)
         for index, (mitigation, saved) in enumerate(zip(agent.mitigations, state.mitigations, strict=True)):
             mitigation.load_state(saved)
-            mitigation.load_tensors(_below(f"mitigations/{index}/", tensors))
+            mitigation.load_tensors(below(f"mitigations/{index}/", tensors))
         agent.ep_info_buffer = deque(state.episodes, maxlen=agent._stats_window_size)
         agent.ep_success_buffer = deque(state.successes, maxlen=agent._stats_window_size)
         restore_random_state(state.random, agent.action_space)
-        restore_torch_random_state(_below("random/", tensors), agent.device)
-        return Position(**state.position.model_dump(), tensors=_below("beside/", tensors))
+        restore_torch_random_state(below("random/", tensors), agent.device)
+        return Position(**state.position.model_dump(), tensors=below("beside/", tensors))
 
 
 def load_networks(path: Path, agent: Agent) -> None:
@@ -276,7 +254,7 @@ def load_networks(path: Path, agent: Agent) -> None:
     with _named(path):
         if (path / _CHECKSUMS).exists():
             _verify(path, [_TENSORS], agent)
-        agent.policy.load_state_dict(_below("policy/", _read_tensors(path / _TENSORS, agent, "policy/")))
+        agent.policy.load_state_dict(below("policy/", read_tensors(path / _TENSORS, agent, "policy/")))
 
 
 class _Record(BaseModel):
@@ -371,7 +349,7 @@ def _verify(path: Path, names: Sequence[str], agent: Agent) -> None:
 
 def _largest(name: str, agent: Agent) -> int:
     if name == _TENSORS:
-        return _largest_tensors(agent)
+        return largest_tensors(agent)
     buffer = _replay_buffer(agent)
     return largest_file(buffer) if name == _REPLAY and buffer is not None else _LARGEST_STATE
 
@@ -379,79 +357,6 @@ def _largest(name: str, agent: Agent) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_tensors(path: Path, agent: Agent, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, after a look at what the header says of them."""
-    checked_size(path, _largest_tensors(agent))
-    needed = {f"policy/{name}": value for name, value in agent.policy.state_dict().items()}
-    needed |= {f"random/{kind}": state for kind, state in torch_random_state(agent.device).items()}
-    needed = {name: value for name, value in needed.items() if name.startswith(prefix)}
-    parameters = [p for group in agent.policy.optimizer.param_groups for p in group["params"]]
-    with safe_open(path, framework="pt", device="cpu") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no dict)
-        for name in names:
-            view = file.get_slice(name)
-            shape, dtype = tuple(view.get_shape()), _DTYPES.get(view.get_dtype())
-            if name in needed:
-                expected = needed.pop(name)
-                fits = (shape, dtype) == (tuple(expected.shape), expected.dtype)
-            elif match := re.fullmatch(r"optimizer/(\d{1,9})/\w+", name):
-                index = int(match[1])
-                fits = index < len(parameters) and shape in ((), tuple(parameters[index].shape))
-            else:
-                fits = name.startswith(("mitigations/", "beside/"))
-            if not fits or dtype is None:
-                raise RunFolderError(f"its {name!r} of shape {shape} is not of this agent")
-        if needed:
-            raise RunFolderError(f"it has no {min(needed)!r}; so it is not of this agent")
-        return {name: file.get_tensor(name) for name in names}
-
-
-def _largest_tensors(agent: Agent) -> int:
-    """Bytes that the tensors of this agent can take in a file; its header included."""
-    policy = list(agent.policy.state_dict().values())
-    networks = sum(int(value.nbytes) for value in policy)
-    factor, more = _MORE
-    return (1 + _SLOTS + factor) * networks + more + 2**20
-
-
-def _check_optimizer(groups: list[dict[str, Any]], tensors: Mapping[str, Tensor], agent: Agent) -> None:
-    """See that the groups hold the same parameters and the same options as the agent's own."""
-    own = agent.policy.optimizer.state_dict()["param_groups"]
-    same = len(groups) == len(own) and all(
-        theirs.keys() == ours.keys() and theirs["params"] == ours["params"]
-        for theirs, ours in zip(groups, own, strict=True)
-    )
-    if not same:
-        raise RunFolderError("its optimiser is not that of this agent")
-    for theirs, ours in zip(groups, own, strict=True):
-        for name, value in ours.items():
-            if not _alike(theirs[name], value):
-                raise RunFolderError(f"its optimiser has {name} = {str(theirs[name])[:60]}, which cannot be")
-
-
-def _alike(saved: Any, own: Any) -> bool:
-    """Whether ``saved``, read from JSON, can stand where ``own`` stands."""
-    if isinstance(own, (list, tuple)):
-        return isinstance(saved, list) and len(saved) == len(own) and all(map(_alike, saved, own))
-    if own is None or isinstance(own, bool):
-        return saved is None or isinstance(saved, bool)
-    return isinstance(saved, (int, float)) and not isinstance(saved, bool)
-
-
-def _optimizer_state(groups: list[dict[str, Any]], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below("optimizer/", tensors).items():
-        index, slot = name.split("/")
-        slots.setdefault(int(index), {})[slot] = value
-    # JSON has no tuples; torch's optimisers unpack betas either way, but compare them as tuples.
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in groups]
-    return {"state": slots, "param_groups": groups}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _replay_buffer(agent: Agent) -> ReplayBuffer | None:
