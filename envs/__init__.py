@@ -4,10 +4,12 @@ Importing it registers the ``pliant/`` environments with gymnasium. Needs neithe
 """
 
 from .errors import (
+    DamagedData,
     EnvError,
     InvalidRule,
     InvalidShift,
     InvalidTask,
+    MissingData,
     MissingPackage,
     SpaceMismatch,
     UnknownEnvironment,
@@ -19,6 +21,7 @@ from .rules import RULES
 from .sequence import TaskSequence
 from .shifts import SHIFTS
 from .spec import SequenceSpec
+from .streams import Samples, Stream
 from .task import ShiftSpec, Task
 
 register()
@@ -26,15 +29,19 @@ register()
 __all__ = [
     "RULES",
     "SHIFTS",
+    "DamagedData",
     "EnvError",
     "GridImage",
     "InvalidRule",
     "InvalidShift",
     "InvalidTask",
+    "MissingData",
     "MissingPackage",
+    "Samples",
     "SequenceSpec",
     "ShiftSpec",
     "SpaceMismatch",
+    "Stream",
     "Task",
     "TaskSequence",
     "UnknownEnvironment",

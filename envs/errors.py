@@ -31,6 +31,14 @@ class InvalidRule(EnvError):
     """A rule from which tasks cannot be drawn."""
 
 
+class MissingData(EnvError):
+    """The files of a data set are not where they were looked for; the text names the files and the place."""
+
+
+class DamagedData(EnvError):
+    """A file of a data set that is truncated, of another format, or holds what it cannot hold."""
+
+
 class SpaceMismatch(EnvError):
     """Two tasks of one sequence have different observation or action spaces."""
 

@@ -2,12 +2,14 @@
 
 import gymnasium
 
-# id -> (entry point, environment steps per episode, as the environment of gymnasium that it extends)
-ENVIRONMENTS = {
+# id -> (entry point, environment steps per episode, as the environment of gymnasium that it extends; None for
+# a stream, whose episode is as long as its data)
+ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "pliant/SlipperyAnt-v0": ("pliant.envs.ant:SlipperyAnt", 1000),
     "pliant/CartPole-v1": ("pliant.envs.classic:CartPole", 500),
     "pliant/Acrobot-v1": ("pliant.envs.classic:Acrobot", 500),
     "pliant/Pendulum-v1": ("pliant.envs.classic:Pendulum", 200),
+    "pliant/Stream-v0": ("pliant.envs.streams:Stream", None),
 }
 
 

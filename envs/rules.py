@@ -3,12 +3,13 @@
 A rule is a table with the key ``rule``, ``{ rule = "log-uniform", low = 0.02, high = 2.0 }``, and may stand
 wherever a value may. `resolve` replaces all the rules in a task's description by values. Each draw has a
 generator of its own, made from the seed, the index of the task and the place in the description; so more
-tasks, or another rule beside, leave all other values as they were.
+tasks, or another rule beside, leave all other values as they were. Rules that share one order among all tasks
+draw it with a generator made without the index.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
@@ -22,6 +23,9 @@ class Rule(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     rule: str
+
+    shared: ClassVar[bool] = False
+    """Whether every task draws with the same numbers."""
 
     @abstractmethod
     def value(self, rng: np.random.Generator, index: int, count: int) -> Any:
@@ -149,6 +153,61 @@ class Geomspace(Rule):
         return float(np.geomspace(self.low, self.high, count)[index])
 
 
+class Arange(Rule):
+    """``start``, then ``step`` more for each task; whole numbers if both are."""
+
+    rule: Literal["arange"]
+    start: int | FiniteFloat = 0
+    step: int | FiniteFloat = 1
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """The value of this task."""
+        return self.start + index * self.step
+
+
+class Window(Rule):
+    """A window that moves over the whole numbers 0, ..., of - 1 in a random order, which all tasks share.
+
+    With ``of = 1000, size = 2`` each task has two numbers, and none comes twice within 500 tasks: the pairs
+    of classes of Continual ImageNet. After the last number the order begins again.
+
+    Attributes:
+        of: How many numbers there are.
+        size: Numbers of a window.
+        step: How far the window moves from task to task; ``size`` if not given: no overlap.
+        cumulative: All windows so far together: classes that are added and stay.
+        shuffled: Whether the order is random, or ascending.
+    """
+
+    rule: Literal["window"]
+    of: int = Field(gt=0)
+    size: int = Field(gt=0)
+    step: int | None = Field(default=None, gt=0)
+    cumulative: bool = False
+    shuffled: bool = True
+
+    shared: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Window":
+        if self.size > self.of:
+            raise InvalidRule(f"size must be <= of, got size = {self.size} and of = {self.of}")
+        return self
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> list[int]:
+        """The numbers of this task, in the order in which they came."""
+        order = rng.permutation(self.of) if self.shuffled else np.arange(self.of)
+        first = index * (self.step or self.size)
+        if not self.cumulative:
+            return [int(order[i % self.of]) for i in range(first, first + self.size)]
+        if first + self.size > self.of:
+            raise InvalidRule(
+                f"task {index} would have {first + self.size} numbers, but there are {self.of}; have fewer "
+                "tasks, or a smaller size or step"
+            )
+        return [int(number) for number in order[: first + self.size]]
+
+
 class Seed(Rule):
     """A fresh seed, a whole number below 2^31."""
 
@@ -160,6 +219,7 @@ class Seed(Rule):
 
 
 RULES: dict[str, type[Rule]] = {
+    "arange": Arange,
     "choice": Choice,
     "geomspace": Geomspace,
     "integer": Integer,
@@ -169,6 +229,7 @@ RULES: dict[str, type[Rule]] = {
     "normal": Normal,
     "seed": Seed,
     "uniform": Uniform,
+    "window": Window,
 }
 
 
@@ -179,9 +240,11 @@ def resolve(description: Any, seed: int, index: int, count: int, place: str = ""
         InvalidRule: A rule is unknown or has wrong parameters; the text begins with its place.
     """
     if isinstance(description, Mapping) and "rule" in description:
-        rng = np.random.default_rng([seed, index, crc32(place.encode())])
         try:
-            return _parse(description).value(rng, index, count)
+            rule = _parse(description)
+            own = () if rule.shared else (index,)
+            rng = np.random.default_rng([seed, *own, crc32(place.encode())])
+            return rule.value(rng, index, count)
         except InvalidRule as error:
             raise InvalidRule(f"{place}: {error}") from None
     if isinstance(description, Mapping):

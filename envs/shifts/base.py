@@ -1,5 +1,6 @@
 """What all shifts share: recorded parameters, gradual change, checks of parameters and of spaces."""
 
+from dataclasses import replace
 from math import inf, isfinite
 from typing import Any, SupportsFloat, TypeAlias
 
@@ -31,6 +32,27 @@ class Shift(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, **parameters)
         gymnasium.Wrapper.__init__(self, env)
 
+    @property
+    def samples(self) -> Any:
+        """The samples of a supervised stream (`pliant.envs.Samples`) with this shift applied to their inputs.
+
+        Raises:
+            AttributeError: The environment is no stream.
+            InvalidShift: The shift does not only change observations, each in the same way at all times.
+        """
+        samples = self.env.get_wrapper_attr("samples")
+        inputs = self._shifted(samples.inputs)
+        inputs.flags.writeable = False
+        return replace(samples, inputs=inputs)
+
+    def _shifted(self, inputs: Any) -> Any:
+        """Observations ``[N, *shape]`` with the shift; overridden where it needs neither state nor time."""
+        raise InvalidShift(
+            f"{type(self).__name__} is more than one and the same change of every observation, so an agent "
+            "that draws minibatches from a data set cannot have it: leave it out, or train an agent that "
+            "acts step by step"
+        )
+
 
 class GradualShift(Shift):
     """A shift that can grow, linearly, from nothing at the first environment step to its full size.
@@ -55,6 +77,19 @@ class GradualShift(Shift):
     def progress(self) -> float:
         """How much of the shift is in force, from 0 to 1."""
         return min(1.0, self._elapsed / self._ramp) if self._ramp else 1.0
+
+    def _settled(self) -> None:
+        """Refuse to shift all samples at once while the shift is growing.
+
+        Raises:
+            InvalidShift: The ramp is not over.
+        """
+        if self.progress < 1:
+            raise InvalidShift(
+                f"{type(self).__name__} grows over {self._ramp} environment steps, but an agent that draws "
+                "minibatches from a data set has all samples at once: instead of ramp give it many short "
+                "tasks, each with a little more of the shift"
+            )
 
     def _apply(self, progress: float) -> None:
         """Put this much of the shift in force. A subclass calls it once at the end of its constructor."""

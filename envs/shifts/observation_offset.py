@@ -36,6 +36,10 @@ class ObservationOffset(GradualShift):
     def _apply(self, progress: float) -> None:
         self._offset = (progress * self._full).astype(self._dtype)
 
+    def _shifted(self, inputs: Any) -> Any:
+        self._settled()
+        return inputs + self._offset
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset and add the offset."""
         observation, info = self.env.reset(seed=seed, options=options)

@@ -33,6 +33,9 @@ class ObservationPermutation(Shift):
         self._order = self._order.reshape(space.shape)
         self.observation_space = unbounded(space)
 
+    def _shifted(self, inputs: Any) -> Any:
+        return inputs.reshape(len(inputs), -1)[:, self._order.ravel()].reshape(inputs.shape)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset and permute."""
         observation, info = self.env.reset(seed=seed, options=options)

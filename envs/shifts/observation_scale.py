@@ -34,6 +34,10 @@ class ObservationScale(GradualShift):
     def _apply(self, progress: float) -> None:
         self._gain = ((1 - progress) + progress * self._full).astype(self._dtype)
 
+    def _shifted(self, inputs: Any) -> Any:
+        self._settled()
+        return inputs * self._gain
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset and multiply by the gains."""
         observation, info = self.env.reset(seed=seed, options=options)

@@ -1,5 +1,7 @@
 """Rules: what they draw, that draws depend only on seed, task and place, and how wrong ones are refused."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from pliant.envs import RULES, EnvError
 from pliant.envs.rules import resolve
 
 EXAMPLES = {
+    "arange": {"start": 5, "step": 2},
     "choice": {"values": [1, 2, 3]},
     "geomspace": {"low": 1.0, "high": 100.0},
     "integer": {"low": -3, "high": 3},
@@ -18,8 +21,9 @@ EXAMPLES = {
     "normal": {"mean": 1.0, "std": 2.0},
     "seed": {},
     "uniform": {"low": -1.0, "high": 3.0},
+    "window": {"of": 1000, "size": 2},
 }
-DRAWN = ["choice", "integer", "log-uniform", "normal", "seed", "uniform"]
+DRAWN = ["choice", "integer", "log-uniform", "normal", "seed", "uniform", "window"]
 
 
 def draws(name: str, count: int, seed: int = 0, **parameters) -> list:
@@ -50,7 +54,8 @@ def test_draws_are_the_same_in_every_release():
 
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_values_are_plain_python(name):
-    assert {type(value) for value in draws(name, 3, **EXAMPLES[name])} <= {int, float}
+    values = [value if isinstance(value, list) else [value] for value in draws(name, 3, **EXAMPLES[name])]
+    assert {type(value) for value in chain(*values)} <= {int, float}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,20 @@ def test_ordered_rules_follow_the_order_of_the_tasks():
     assert draws("linspace", 5, low=1, high=0) == [1, 0.75, 0.5, 0.25, 0]
     assert draws("geomspace", 3, low=0.01, high=1) == pytest.approx([0.01, 0.1, 1])
     assert draws("linspace", 1, low=2, high=3) == [2]
+    assert draws("arange", 3, start=500, step=250) == [500, 750, 1000]
+    assert draws("arange", 3, step=0.5) == [0, 0.5, 1.0]
+    assert draws("window", 3, of=5, size=2, shuffled=False) == [[0, 1], [2, 3], [4, 0]]
+    assert draws("window", 3, of=5, size=2, step=1, shuffled=False) == [[0, 1], [1, 2], [2, 3]]
+    assert draws("window", 2, of=5, size=2, cumulative=True, shuffled=False) == [[0, 1], [0, 1, 2, 3]]
+
+
+def test_windows_share_one_random_order():
+    pairs = draws("window", 7, of=10, size=2)
+    assert sorted(chain(*pairs[:5])) == list(range(10))  # each number once before any comes again
+    assert pairs[5:] == pairs[:2]
+    assert list(chain(*pairs[:5])) != list(range(10))
+    grown = draws("window", 5, of=10, size=2, cumulative=True)
+    assert grown == [list(chain(*pairs[: i + 1])) for i in range(5)]
 
 
 def test_rules_stand_anywhere_and_all_else_stays():
@@ -103,7 +122,8 @@ def test_rules_stand_anywhere_and_all_else_stays():
         (
             {"rule": "loguniform", "low": 1, "high": 2},
             "unknown rule 'loguniform'. Did you mean 'log-uniform' or 'uniform' or 'normal'? "
-            "Known: choice, geomspace, integer, linspace, list, log-uniform, normal, seed, uniform",
+            "Known: arange, choice, geomspace, integer, linspace, list, log-uniform, normal, seed, uniform, "
+            "window",
         ),
         (
             {"rule": "log-uniform", "low": 0, "high": 2},
@@ -143,6 +163,10 @@ def test_rules_stand_anywhere_and_all_else_stays():
             "rule 'choice': values: list should have at least 1 item after validation, not 0, got []",
         ),
         (
+            {"rule": "window", "of": 3, "size": 4},
+            "rule 'window': size must be <= of, got size = 4 and of = 3",
+        ),
+        (
             {"rule": "list", "values": [1, 2]},
             "values must hold one entry per task, got 2 for 3 task(s); set count = 2, or change the list",
         ),
@@ -152,3 +176,8 @@ def test_a_wrong_rule_is_refused_with_its_place_and_the_reason(rule, message):
     with pytest.raises(EnvError) as refusal:
         resolve({"shifts": [{"std": rule}]}, 0, 0, 3)
     assert str(refusal.value) == f"shifts[0].std: {message}"
+
+
+def test_a_window_that_only_grows_ends_with_the_last_number():
+    with pytest.raises(EnvError, match="task 2 would have 6 numbers, but there are 5; have fewer tasks"):
+        draws("window", 3, of=5, size=2, cumulative=True)
