@@ -1,9 +1,10 @@
 """What every agent adds to stable-baselines3: mitigations, a named loss, and windows for the instruments."""
 
+import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from .errors import AgentError, InvalidSetting, NonFiniteLoss
 from .features import recorded
-from .mitigations.base import Mitigation
+from .mitigations.base import Mitigation, check_combination
 from .networks import INITIALISATIONS, initialise, named, resolve_names
 from .randomness import isolated_randomness
 from .types import Loss, Objective, Observations
+from .units import Weighted
 
 # Options of the optimiser that mitigations own; see `Agent.set_parameters`.
 _DECAY_OPTIONS = ("weight_decay", "decoupled_weight_decay")
@@ -52,6 +54,7 @@ class Agent(BaseAlgorithm):
                 raise InvalidSetting(
                     f"mitigations must hold Mitigation objects, for example L2(1e-3), not {mitigation!r}."
                 )
+        check_combination(mitigations)
         named(INITIALISATIONS, initialisation, "initialisation")
         self.mitigations = list(mitigations)
         self.initialisation = initialisation
@@ -115,6 +118,35 @@ class Agent(BaseAlgorithm):
             self._forward_hidden(observations)
         return {name: features[name] for name in layers}
 
+    def fresh(self) -> Self:
+        """A twin with networks newly drawn as at construction, from torch's global generator.
+
+        It shares all else with this agent and is good for reading parameters only.
+        """
+        twin = copy.copy(self)
+        twin.policy = self._new_policy()
+        twin._remodel()
+        initialise(twin.policy, self.initialisation)
+        return twin
+
+    def hidden_scheme(self) -> Callable[[Tensor], None] | None:
+        """How the weights of hidden layers were drawn, in place; ``None`` for torch's own way."""
+        return INITIALISATIONS[self.initialisation]
+
+    def fresh_units(self, layer: Weighted, count: int) -> tuple[Tensor, Tensor | None]:
+        """Incoming weights ``[count, in, ...]`` and biases ``[count]`` for new units of a hidden layer.
+
+        Drawn as the layer was at construction, from torch's global generator on the CPU.
+        """
+        weight = torch.empty(count, *layer.weight.shape[1:])
+        scheme = self.hidden_scheme()
+        if scheme is not None:
+            scheme(weight)
+            return weight, None if layer.bias is None else torch.zeros(count)
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as torch's layers do
+        bound = 1 / math.sqrt(weight[0].numel())
+        return weight, None if layer.bias is None else torch.empty(count).uniform_(-bound, bound)
+
     def start_task(self, task: int) -> None:
         """Tell the mitigations that task number ``task`` (from 0) begins."""
         for mitigation in self.mitigations:
@@ -144,19 +176,48 @@ class Agent(BaseAlgorithm):
     # Hooks of stable-baselines3 ---------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
+        with self._built_policy_kwargs():
+            super()._setup_model()  # type: ignore[safe-super]
+        self._remodel()
+        initialise(self.policy, self.initialisation)
+        for mitigation in self.mitigations:
+            mitigation.attach(self)
+            mitigation.restore()
+
+    @contextmanager
+    def _built_policy_kwargs(self) -> Iterator[dict[str, Any]]:
+        """Within the block ``policy_kwargs`` are without names and as the mitigations' ``build`` has them."""
         given = self.policy_kwargs
         built = resolve_names(given)
         for mitigation in self.mitigations:
             built = mitigation.build(built, self.name)
         self.policy_kwargs = built
         try:
-            super()._setup_model()  # type: ignore[safe-super]
+            yield built
         finally:
             self.policy_kwargs = given  # what is saved, so that loading builds from it once, not twice
-        initialise(self.policy, self.initialisation)
-        for mitigation in self.mitigations:
-            mitigation.attach(self)
-            mitigation.restore()
+
+    def _remodel(self) -> None:
+        """Let mitigations change the networks of a policy just built; if one did, renew the optimiser."""
+        remodelling = [m for m in self.mitigations if type(m).remodel is not Mitigation.remodel]
+        for mitigation in remodelling:
+            mitigation.remodel(self)
+        if remodelling:
+            policy = self.policy
+            trained = [p for network in self.networks().values() for p in network.values()]
+            policy.optimizer = policy.optimizer_class(
+                trained,
+                lr=self.lr_schedule(1),  # type: ignore[call-arg]
+                **policy.optimizer_kwargs,
+            )
+
+    def _new_policy(self) -> Any:
+        """A policy as the constructor builds it, before mitigations remodel it."""
+        with self._built_policy_kwargs() as kwargs:
+            policy: Any = self.policy_class(
+                self.observation_space, self.action_space, self.lr_schedule, **kwargs
+            )
+        return policy.to(self.device)
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """As SB3's; weight decay stays as the agent's own mitigations set it, whatever the file says."""

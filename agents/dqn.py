@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
+from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from .base import Agent, scalars
 from .errors import UnsupportedSpace
 from .features import hidden_activations
 from .losses import td_loss
+from .mitigations.base import Mitigation
 from .types import DQNBatch, Loss, Objective, Observations, Update
 
 
@@ -50,6 +52,16 @@ class DQN(Agent, stable_baselines3.DQN):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.q_net_target.load_state_dict(self.q_net.state_dict())  # the initialisation redrew only q_net
+
+    def _remodel(self) -> None:
+        self._create_aliases()  # of the policy of a fresh twin
+        super()._remodel()
+        if any(type(mitigation).remodel is not Mitigation.remodel for mitigation in self.mitigations):
+            self.policy.q_net_target = copy.deepcopy(self.policy.q_net)
+            self.policy.q_net_target.set_training_mode(False)
+            self._create_aliases()
+            self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
+            self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
 
     # The loss ---------------------------------------------------------------------------------------------
 

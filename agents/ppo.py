@@ -2,6 +2,7 @@
 
 import copy
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from .losses import (
     surrogate_loss,
     value_loss,
 )
+from .networks import INITIALISATIONS
 from .types import Loss, Objective, Observations, PPOBatch, Update
 
 
@@ -43,6 +45,18 @@ class PPO(Agent, stable_baselines3.PPO):
     """
 
     name: ClassVar[str] = "ppo"
+
+    def hidden_scheme(self) -> Callable[[Tensor], None] | None:
+        """As `Agent`'s; stable-baselines3 draws PPO's weights orthogonal."""
+        ortho_init = self.initialisation == "sb3" and self.policy.ortho_init
+        return INITIALISATIONS["orthogonal"] if ortho_init else super().hidden_scheme()
+
+    def _new_policy(self) -> Any:
+        with self._built_policy_kwargs() as kwargs:
+            policy: Any = self.policy_class(
+                self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **kwargs
+            )
+        return policy.to(self.device)
 
     # The loss ---------------------------------------------------------------------------------------------
 

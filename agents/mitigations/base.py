@@ -1,9 +1,11 @@
 """What a mitigation is: an object with hooks into training, all of them optional."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from ..errors import InvalidSetting
 from ..types import Observations, Update
 
 if TYPE_CHECKING:
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
 class Mitigation:
     """One way of keeping an agent able to learn. Subclasses override the hooks they need.
 
-    Hooks run in this order: ``build`` before the networks exist, ``attach`` once they do, ``on_task_start``
-    at each switch; then, at every gradient update, ``before_update``, ``penalty``, the optimiser step and
-    ``after_update``. Mitigations combine freely; with none an agent is exactly stable-baselines3.
+    Hooks run in this order: ``build`` before the networks exist, ``remodel`` once they do, ``attach`` when
+    they are initialised, ``on_task_start`` at each switch; then, at every gradient update, ``before_update``,
+    ``penalty``, the optimiser step and ``after_update``. Mitigations combine freely, but for those that
+    ``conflicts`` names; with none an agent is exactly stable-baselines3.
 
     What training changes is returned by ``state`` (numbers) and ``tensors``, so that a resumed run equals one
     that was never stopped: both checkpoints and the agent's ``save`` keep them. ``save`` also pickles the
@@ -23,6 +26,9 @@ class Mitigation:
     in the class and make them anew in ``attach``. Draw random numbers from torch's global generator on the
     CPU, whose state is saved.
     """
+
+    conflicts: ClassVar[Mapping[str, str]] = {}
+    """Class names of the mitigations that this one cannot work with, and why."""
 
     _kept: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
@@ -34,6 +40,13 @@ class Mitigation:
             agent_name: ``"ppo"`` or ``"dqn"``.
         """
         return policy_kwargs
+
+    def remodel(self, agent: "Agent") -> None:
+        """Change the networks of an agent whose policy has just been built (put a layer norm in, ...).
+
+        The agent then draws their weights, makes its optimiser anew, and gives DQN's target network the same
+        shape. Also called for each `Agent.fresh` twin: keep nothing that belongs to the agent.
+        """
 
     def attach(self, agent: "Agent") -> None:
         """Prepare for this agent, whose policy and optimiser exist now."""
@@ -85,3 +98,16 @@ class Mitigation:
         settings = {key: value for key, value in vars(self).items() if not key.startswith("_")}
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()}
         return {**settings, "_kept": (self.state(), tensors)}
+
+
+def check_combination(mitigations: Iterable[Mitigation]) -> None:
+    """See that each mitigation can work beside the others.
+
+    Raises:
+        InvalidSetting: two cannot; the text says why.
+    """
+    names = [type(mitigation).__name__ for mitigation in mitigations]
+    for mitigation in mitigations:
+        for other, reason in mitigation.conflicts.items():
+            if other in names:
+                raise InvalidSetting(f"{type(mitigation).__name__} cannot work with {other}: {reason}")

@@ -1,0 +1,372 @@
+"""Hidden units: which weights lead into each of them, and which lead out, found by watching one forward pass.
+
+A *unit* is one output of a linear layer or one channel of a convolution, before its activation. A network is
+watched rather than read, so that it does not matter where in a policy its layers live; what is found is
+checked against the autograd graph, so that no way out of a unit is overlooked.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+
+from .features import as_samples
+
+if TYPE_CHECKING:
+    from .base import Agent
+
+Weighted: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+"""Layers that have a weight ``[out, in, ...]`` and perhaps a bias ``[out]``."""
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
+# They move units about without mixing them.
+_TRANSPARENT = (
+    nn.Flatten,
+    nn.Identity,
+    nn.Sequential,  # an empty one: those with children are not watched
+    nn.Dropout,
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+    _AvgPoolNd,
+    _MaxPoolNd,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitLayer:
+    """One hidden layer as a row of units.
+
+    Attributes:
+        name: as in ``Agent.hidden_layers``.
+        incoming: row ``i`` of its weight leads into unit ``i``.
+        norms: normalisations between it and the activation; their scale and shift are per unit.
+        activation: the activation module.
+        parts: outputs of the activation per unit: 1, or 2 where it concatenates two functions.
+        consumers: the layers that the units lead to: the next one, or several heads.
+    """
+
+    name: str
+    incoming: Weighted
+    norms: tuple[nn.Module, ...]
+    activation: nn.Module
+    parts: int
+    consumers: tuple[Weighted, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return self.incoming.weight.shape[0]
+
+    def outgoing(self, consumer: Weighted, tensor: Tensor | None = None) -> Tensor:
+        """The weights from the units to a consumer, ``[out, parts, units, positions]``: a view to write to.
+
+        ``positions`` are the places at which a channel's picture was flattened, times the taps of a kernel.
+
+        Args:
+            consumer: one of ``consumers``.
+            tensor: of the shape of its weight (a moment of the optimiser, a gradient), to view instead of it.
+        """
+        weight = consumer.weight if tensor is None else tensor
+        return weight.view(len(weight), self.parts, self.width, -1)
+
+    def outgoing_magnitude(self) -> Tensor:
+        """Mean over all outgoing weights of a unit of their absolute value, ``[units]``."""
+        per_consumer = [self.outgoing(consumer).detach().abs() for consumer in self.consumers]
+        total = torch.stack([weights.sum(dim=(0, 1, 3)) for weights in per_consumer]).sum(dim=0)
+        return total / sum(weights[:, :, 0].numel() for weights in per_consumer)
+
+    def activity(self, features: Tensor) -> Tensor:
+        """Mean absolute output of each unit, ``[units]``.
+
+        Args:
+            features: of this layer, as `Agent.features` has them, ``[samples, parts * units]``.
+        """
+        return features.detach().abs().view(-1, self.parts, self.width).mean(dim=(0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """What `trace` found.
+
+    Attributes:
+        layers: by name, those whose units can be told apart.
+        skipped: by name, why the others cannot.
+        weighted: every linear and convolutional layer that was called, by its name in the policy.
+        heads: the last of them in each network: their outputs are no hidden units.
+        widths: units before each hidden layer's activation.
+    """
+
+    layers: dict[str, UnitLayer]
+    skipped: dict[str, str]
+    weighted: dict[str, Weighted]
+    heads: tuple[Weighted, ...]
+    widths: dict[str, int]
+
+    @property
+    def hidden(self) -> dict[str, Weighted]:
+        """Every weighted layer but the heads."""
+        return {name: layer for name, layer in self.weighted.items() if layer not in self.heads}
+
+
+def trace(agent: "Agent") -> Wiring:
+    """Watch the agent's networks for one forward pass; nothing of it is different afterwards.
+
+    A layer is skipped where its units cannot be told apart: what enters its activation is not the output of
+    one linear or convolutional layer (the sum of a residual stream, say), or what leaves it goes through more
+    than layers, pooling and flattening.
+    """
+    activations = agent.hidden_layers()
+    passes = _watch(agent)
+    layers: dict[str, UnitLayer] = {}
+    skipped: dict[str, str] = {}
+    widths: dict[str, int] = {}
+    for name, activation in activations.items():
+        calls = [call for one in passes for call in one.calls if call.module is activation]
+        widths[name] = as_samples(calls[0].input).shape[-1] if calls else 0
+        try:
+            found = [_unit_layer(name, activation, one) for one in passes if one.of(activation)]
+            layers[name] = _merged(found)
+        except _Unclear as reason:
+            skipped[name] = str(reason)
+    trained = [list(one.trained()) for one in passes]
+    names = {module: name for name, module in agent.policy.named_modules()}
+    return Wiring(
+        layers,
+        skipped,
+        weighted={names[module]: module for modules in trained for module in modules},
+        heads=tuple(dict.fromkeys(modules[-1] for modules in trained if modules)),
+        widths=widths,
+    )
+
+
+# Watching ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a module: what went in, what came out, and the call that had made what went in."""
+
+    module: nn.Module
+    input: Tensor
+    output: Tensor  # kept, so that its identity is not given to another tensor
+    node: Any  # of the autograd graph; an operation in place may give the tensor another one later
+    source: "_Call | None"
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """The calls of one network's forward pass, in order, and where it ended in the autograd graph."""
+
+    calls: list[_Call]
+    end: Any
+
+    def of(self, module: nn.Module) -> list[_Call]:
+        return [call for call in self.calls if call.module is module]
+
+    def trained(self) -> Iterator[Weighted]:
+        """The layers with weights that training changes, in the order of their calls."""
+        for call in self.calls:
+            if isinstance(call.module, WEIGHTED) and isinstance(call.module.weight, nn.Parameter):
+                yield call.module
+
+    def after(self, call: _Call) -> list[_Call]:
+        """The calls that took what ``call`` made.
+
+        Raises:
+            _Unclear: something else took it too.
+        """
+        takers = [taker for taker in self.calls if taker.source is call]
+        changing = [taker for taker in takers if taker.node is not call.node]
+        if len(changing) == len(takers) and _reaches(self.end, call.node, {t.node for t in changing}):
+            raise _Unclear(
+                f"the output of its {type(call.module).__name__} goes through an unknown operation"
+            )
+        return takers
+
+
+class _Unclear(Exception):
+    """Why the units of a layer cannot be told apart."""
+
+
+class _Seen(NamedTuple):
+    """As much of a batch as the outputs of a network depend on."""
+
+    observations: Any
+    classes: None = None
+
+
+def _watch(agent: "Agent") -> list[_Pass]:
+    """One forward pass of every network on an arbitrary observation."""
+    space = copy.deepcopy(agent.observation_space)
+    space.seed(0)
+    observations, _ = agent.policy.obs_to_tensor(space.sample())
+    objectives = {
+        name: o for name, o in agent.objectives().items() if name != "total"
+    }  # its parts are enough
+    passes = []
+    for objective in objectives.values():
+        with agent._undisturbed(seed=0), torch.enable_grad(), _calls(agent.policy) as calls:
+            end = objective.outputs(_Seen(observations))
+        passes.append(_Pass(calls, end.grad_fn))
+    return passes
+
+
+@contextmanager
+def _calls(policy: nn.Module) -> Iterator[list[_Call]]:
+    """Within the block every call of a module without children of its own is listed."""
+    calls: list[_Call] = []
+    made: dict[int, _Call] = {}
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            calls.append(_Call(module, inputs[0], output, output.grad_fn, made.get(id(inputs[0]))))
+            made[id(output)] = calls[-1]
+
+    handles = [m.register_forward_hook(hook) for m in policy.modules() if not any(True for _ in m.children())]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reaches(start: Any, goal: Any, barriers: set[Any]) -> bool:
+    """Whether the autograd graph leads from ``start`` down to ``goal`` around the barriers."""
+    stack, seen = [start], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or node in barriers:
+            continue
+        if node is goal:
+            return True
+        seen.add(node)
+        stack += [following for following, _ in node.next_functions]
+    return False
+
+
+# Reading what was seen --------------------------------------------------------------------------------------
+
+
+def _unit_layer(name: str, activation: nn.Module, one: _Pass) -> UnitLayer:
+    calls = one.of(activation)
+    if len(calls) > 1:
+        raise _Unclear("its activation is used more than once")
+    call = calls[0]
+    norms: list[nn.Module] = []
+    source, following = call.source, call
+    while source is not None and isinstance(source.module, NORMS):
+        _alone(source, following, one)
+        norms.insert(0, source.module)
+        following, source = source, source.source
+    if source is None or not isinstance(source.module, WEIGHTED):
+        raise _Unclear("what enters its activation is not the output of one linear or convolutional layer")
+    _alone(source, following, one)
+    if getattr(source.module, "groups", 1) != 1:
+        raise _Unclear("its convolution is grouped")
+    width = as_samples(call.input).shape[-1]
+    parts, rest = divmod(as_samples(call.output).shape[-1], width)
+    if rest or parts < 1:
+        raise _Unclear("its activation has not a whole number of outputs per unit")
+    return UnitLayer(
+        name, source.module, tuple(norms), activation, parts, tuple(_consumers(call, parts * width, one))
+    )
+
+
+def _alone(call: _Call, taker: _Call, one: _Pass) -> None:
+    if any(other is not taker for other in one.after(call)):
+        raise _Unclear(f"the output of its {type(call.module).__name__} leads to several places")
+
+
+def _consumers(call: _Call, channels: int, one: _Pass) -> Iterator[Weighted]:
+    takers = one.after(call)
+    for taker in takers:
+        module = taker.module
+        if isinstance(module, WEIGHTED):
+            inputs = module.weight.shape[1]
+            if getattr(module, "groups", 1) != 1 or inputs % channels:
+                raise _Unclear(
+                    f"its outputs are no whole columns of the {type(module).__name__} they lead to"
+                )
+            yield module
+        elif isinstance(module, _TRANSPARENT):
+            yield from _consumers(taker, channels, one)
+        else:
+            raise _Unclear(f"its output leads into a {type(module).__name__}")
+    if not takers:
+        raise _Unclear("its output is the network's")
+
+
+def _merged(found: list[UnitLayer]) -> UnitLayer:
+    """The same layer as several networks use it: a features extractor that actor and critic share."""
+    if not found:
+        raise _Unclear("no network calls it")
+    consumers = dict.fromkeys(consumer for layer in found for consumer in layer.consumers)
+    return replace(found[0], consumers=tuple(consumers))
+
+
+# Changing units ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def renew(layer: UnitLayer, units: Tensor, weight: Tensor, bias: Tensor | None, optimizer: Any) -> None:
+    """Give units new incoming weights and no outgoing ones, and let the optimiser forget them.
+
+    New units say nothing until they have learned to; where the old ones said nothing either (dead ReLUs), and
+    no normalisation stands between, the network's outputs are exactly what they were. Biases of the consumers
+    stay: resetting them, as a first port of ReDo to torch did, makes new dormant units one layer further on
+    (github.com/timoklein/redo, issue 1 and pull request 2). Every moment of the optimiser that has a weight's
+    shape is zeroed where the weight was changed; its step counter is one per tensor and stays, as in ReDo's
+    own code (github.com/google/dopamine, labs/redo): Adam's next step on a renewed weight is then
+    ``(1 - beta_1) / sqrt(1 - beta_2)`` learning rates long, 3.2 with its default betas, 0.1 with 0.99 / 0.99.
+
+    Args:
+        layer: of a `Wiring`.
+        units: indices ``[n]``.
+        weight: their new incoming weights ``[n, in, ...]``.
+        bias: their new biases ``[n]``, if the layer has any.
+        optimizer: whose state to clear; found by parameter, not by position.
+    """
+    layer.incoming.weight[units] = weight.to(layer.incoming.weight)
+    _forget(optimizer, layer.incoming.weight, units)
+    if layer.incoming.bias is not None and bias is not None:
+        layer.incoming.bias[units] = bias.to(layer.incoming.bias)
+        _forget(optimizer, layer.incoming.bias, units)
+    for norm in layer.norms:
+        _renew_norm(norm, units, layer.width, optimizer)
+    for consumer in layer.consumers:
+        layer.outgoing(consumer)[:, :, units] = 0
+        for moment in _moments(optimizer, consumer.weight):
+            layer.outgoing(consumer, moment)[:, :, units] = 0
+
+
+def _renew_norm(norm: nn.Module, units: Tensor, width: int, optimizer: Any) -> None:
+    initial = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+    for name, value in initial.items():
+        tensor = getattr(norm, name, None)
+        if tensor is not None and tensor.shape == (width,):
+            tensor[units] = value
+            _forget(optimizer, tensor, units)
+
+
+def _forget(optimizer: Any, parameter: Tensor, units: Tensor) -> None:
+    for moment in _moments(optimizer, parameter):
+        moment[units] = 0
+
+
+def _moments(optimizer: Any, parameter: Tensor) -> list[Tensor]:
+    """What the optimiser remembers of each entry of a parameter."""
+    slots = optimizer.state.get(parameter, {}).values()
+    return [slot for slot in slots if isinstance(slot, Tensor) and slot.shape == parameter.shape]
+
+
+def forget(optimizer: Any, parameters: Any) -> None:
+    """Let the optimiser forget parameters altogether, step counters included."""
+    for parameter in parameters:
+        optimizer.state.pop(parameter, None)
