@@ -88,7 +88,7 @@ def play_and_record(
     settings = plan.spec.evaluation
     episodes = play(
         agent,
-        plan.sequence.tasks,
+        plan.evaluated.tasks,
         wanted,
         max_length=settings.max_length,
         observations=replays and settings.observations,
@@ -97,7 +97,7 @@ def play_and_record(
         versions = installed_versions()
         for on in dict.fromkeys(episode.on_task for episode in episodes):
             Replays(
-                task=plan.sequence[on],
+                task=plan.evaluated[on],
                 after_task=after_task,
                 on_task=on,
                 env_steps=plan.boundaries[after_task + 1],
@@ -151,7 +151,7 @@ def log_videos(plan: Plan, logger: Logger, after_task: int, episodes: Iterable[E
     with isolated_randomness(0):
         for one in chosen:
             tag = f"eval/task_{own}/{one.policy}_{one.episode}"
-            log_video(logger, tag, plan.sequence[own], one, plan.boundaries[after_task + 1])
+            log_video(logger, tag, plan.evaluated[own], one, plan.boundaries[after_task + 1])
 
 
 def forget_after(folder: RunFolder, env_steps: int, boundaries: Sequence[int]) -> None:
@@ -190,7 +190,7 @@ def expected_cost(plan: Plan) -> Cost:
     per_task = settings.episodes * len(settings.policies)
     played = [on for after in range(-1, tasks) for on in scheduled_tasks(plan.spec, after, tasks)]
     longest = cache(_longest_episode)
-    steps = sum(per_task * min(longest(plan.sequence[on]), settings.max_length) for on in played)
+    steps = sum(per_task * min(longest(plan.evaluated[on]), settings.max_length) for on in played)
     evaluation = _RELATIVE_COST * steps
     return Cost(len(played) * per_task, steps, evaluation / (evaluation + plan.boundaries[-1]))
 

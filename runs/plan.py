@@ -8,8 +8,9 @@ from itertools import accumulate
 
 import torch
 
-from ..envs import TaskSequence
+from ..envs import EnvError, TaskSequence
 from .build import build_agent, check_algorithm_fits, choose_device, snapshot_settings, vector_env
+from .errors import SpecError
 from .spec import RunSpec
 
 
@@ -31,6 +32,30 @@ class Plan:
         """Environment steps of the run at the start of each task, and at the end of the last."""
         return [0, *accumulate(self.task_steps)]
 
+    @cached_property
+    def evaluated(self) -> TaskSequence:
+        """The tasks as evaluation plays them.
+
+        Raises:
+            SpecError: what ``evaluation.kwargs`` makes of a task cannot be, or has other spaces.
+        """
+        changes = self.spec.evaluation.kwargs
+        if not changes:
+            return self.sequence
+        tasks = [task.model_copy(update={"kwargs": task.kwargs | changes}) for task in self.sequence]
+        try:
+            evaluated = TaskSequence(tasks)
+        except EnvError as error:
+            raise SpecError(f"evaluation.kwargs: {error}") from None
+        for kind in ("observation_space", "action_space"):
+            theirs, ours = getattr(self.sequence, kind), getattr(evaluated, kind)
+            if theirs != ours:
+                raise SpecError(
+                    f"evaluation.kwargs: {changes} gives the tasks the {kind} {ours}; in training it is "
+                    f"{theirs}"
+                )
+        return evaluated
+
 
 def make_plan(spec: RunSpec, device: str = "auto") -> Plan:
     """Check everything that can be checked before a file is written.
@@ -42,6 +67,7 @@ def make_plan(spec: RunSpec, device: str = "auto") -> Plan:
     check_algorithm_fits(spec, sequence)
     plan = Plan(spec, sequence, choose_device(device, spec))
     snapshot_settings(spec, plan.task_steps[0])
+    _ = plan.evaluated  # only to see that it can be
     env = vector_env(sequence[0], spec.agent.n_envs, seed=0)
     try:
         build_agent(spec, env, seed=0, device=plan.device)  # only to see that it can be built

@@ -188,6 +188,8 @@ class EvaluationSpec(Settings):
     policies: Annotated[tuple[Literal["deterministic", "stochastic"], ...], Field(min_length=1)] = (
         "deterministic",
     )
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Laid over the ``kwargs`` of every task: ``{ split = "test" }`` shows a stream's other samples."""
     max_length: PositiveInt = 10_000
     """Environment steps after which an episode is cut, for environments that have no limit of their own."""
     replays: bool = True

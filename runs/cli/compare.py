@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .baselines import Baseline, Runs, baselines
-from .console import Device, err, out
+from .console import Data, Device, err, out
 
 if TYPE_CHECKING:
     from ..comparison import Comparison
@@ -17,6 +17,7 @@ def compare(
     runs: Runs,
     baseline: Baseline = None,
     device: Annotated[Device, typer.Option(help="To train a baseline on.")] = "auto",
+    data: Data = None,
 ) -> None:
     """Print the metrics of several runs side by side."""
     from ..report import gather

@@ -1,7 +1,10 @@
 """What every verb shares: where it prints, how it exits, how it refuses."""
 
-from typing import Literal
+import os
+from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 from rich.console import Console
 
 out = Console(highlight=False)
@@ -12,8 +15,29 @@ BAD_INPUT = 2
 FAILED = 1
 INTERRUPTED = 130
 
+
+class Usage(ValueError):
+    """Arguments that do not go together, or cannot be."""
+
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class Usage(ValueError):
-    """Arguments that do not go together."""
+def _look_for_data_in(folder: Path | None) -> None:
+    """Through the environment: child processes see it too, and no task or run folder holds a path."""
+    if folder is not None:
+        if not folder.is_dir():
+            raise Usage(f"--data {folder}: there is no such folder")
+        os.environ["PLIANT_DATA"] = str(folder.absolute())
+
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Where data sets lie; by default the folder that the variable PLIANT_DATA names, or data.",
+        callback=_look_for_data_in,
+        expose_value=False,
+    ),
+]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import Device, out
+from .console import Data, Device, out
 
 if TYPE_CHECKING:
     from ..acting import PolicyName
@@ -42,6 +42,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Checkpoints at a time; all cores by default.")
     ] = None,
     device: Annotated[Device, typer.Option()] = "auto",
+    data: Data = None,
 ) -> None:
     """Play evaluation episodes that are not in the run's evaluation.csv yet, and add them to it."""
     from ..folder import RunFolder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Device, err, out
+from .console import Data, Device, err, out
 
 if TYPE_CHECKING:
     from ...diagnostics import Snapshot
@@ -29,6 +29,7 @@ def measure(
         typer.Option("--set", metavar="KEY=VALUE", help="diagnostics.spectrum.operators='[\"ggn\"]'"),
     ] = None,
     device: Annotated[Device, typer.Option()] = "auto",
+    data: Data = None,
 ) -> None:
     """Measure a saved run again: a checkpoint's spectra and features on data of any of its tasks."""
     from ..folder import RunFolder

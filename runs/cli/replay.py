@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import FAILED, Usage, err, out
+from .console import FAILED, Data, Usage, err, out
 
 if TYPE_CHECKING:
     from ..recording import Episode, Replays
@@ -31,6 +31,7 @@ def replay(
         typer.Option("--side-by-side", metavar="TASKS", help="With --video: after several tasks, as 1,3,5."),
     ] = None,
     live: Annotated[bool, typer.Option("--live", help="Watch it in a window.")] = False,
+    data: Data = None,
 ) -> None:
     """Play recorded evaluation episodes again: rewards and observations must come out exactly the same."""
     from ..folder import RunFolder

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .baselines import Baseline, Runs, baselines
-from .console import Device, out
+from .console import Data, Device, out
 
 
 def report(
@@ -18,6 +18,7 @@ def report(
     ] = None,
     baseline: Baseline = None,
     device: Annotated[Device, typer.Option(help="To train a baseline on.")] = "auto",
+    data: Data = None,
 ) -> None:
     """Write one self-contained HTML page about one or several runs."""
     from ..report import first_free, write_report

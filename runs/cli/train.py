@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..seeds import parse_seeds
-from .console import FAILED, INTERRUPTED, Device, Usage, err, out
+from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out
 
 if TYPE_CHECKING:
     from ..execute import Outcome
@@ -45,6 +45,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     list_presets: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved spec and the tasks, and stop.")] = False,
+    data: Data = None,
 ) -> None:
     """Train an agent through a sequence of shifting environments."""
     if list_presets:

@@ -1,0 +1,124 @@
+"""Runs on supervised streams: evaluation on the test split, data found by --data, no path written down."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pliant.envs import Task, make_env
+from pliant.runs.errors import SpecError
+from pliant.runs.evaluation import expected_cost
+from pliant.runs.evaluation_table import read_rows
+from pliant.runs.folder import RunFolder
+from pliant.runs.plan import make_plan
+from pliant.runs.presets import dump, validate
+from pliant.runs.recording import Replays
+from pliant.runs.training import train
+
+STREAM = {
+    "name": "stream",
+    "tasks": {
+        "env": "pliant/Stream-v0",
+        "kwargs": {"samples": 60, "reward": "accuracy", "permute_inputs": {"rule": "seed"}},
+        "length": 128,
+        "count": 2,
+    },
+    "agent": {"algorithm": "ppo", "n_steps": 64, "batch_size": 32, "network": {"hidden": [8]}},
+    "diagnostics": {"at": [], "every": 0},
+    "evaluation": {"episodes": 1, "kwargs": {"split": "test", "test_samples": 40}},
+}
+
+
+def evaluated(**evaluation: object):
+    return validate({**STREAM, "evaluation": {"episodes": 1, **evaluation}}, source="test")
+
+
+def test_tasks_are_evaluated_with_the_kwargs_of_evaluation_laid_over_their_own() -> None:
+    plan = make_plan(validate(STREAM, source="test"), "cpu")
+    for task, played in zip(plan.sequence, plan.evaluated, strict=True):
+        assert "split" not in task.kwargs
+        assert played.kwargs == task.kwargs | {"split": "test", "test_samples": 40}
+        assert played.length == task.length
+    assert make_plan(evaluated(), "cpu").evaluated is not None
+    plain = make_plan(evaluated(), "cpu")
+    assert plain.evaluated is plain.sequence
+
+
+def test_the_accuracy_in_the_table_is_that_of_the_test_split(tmp_path: Path) -> None:
+    plan = make_plan(validate(STREAM, source="test"), "cpu")
+    folder = RunFolder.create(tmp_path, plan.spec, plan.boundaries)
+    train(plan, folder, lambda _: None, lambda: False)
+    rows = read_rows(folder.evaluation_file)
+    assert {row.length for row in rows} == {40}
+    assert all(0 <= row.total <= 1 + 1e-9 for row in rows)
+    assert all((round(row.total * 40, 6)).is_integer() for row in rows)
+    [path] = folder.replay_files()[(1, 0)]
+    replays = Replays.load(path)
+    assert replays.task == plan.evaluated[0]
+    env = make_env(replays.task)
+    env.reset(seed=replays.episodes[0].seed)
+    rewards = [env.step(action)[1] for action in replays.episodes[0].actions]
+    assert rewards == replays.episodes[0].rewards.tolist()
+
+
+def test_the_cost_of_evaluation_counts_the_samples_that_it_plays() -> None:
+    # before training on task 0, after it on both, after the last on both
+    assert expected_cost(make_plan(validate(STREAM, source="test"), "cpu")).env_steps == 5 * 40
+    assert expected_cost(make_plan(evaluated(), "cpu")).env_steps == 5 * 60
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"split": "tset"}, r"tasks\[0\]: pliant/Stream-v0: split: input should be 'train' or"),
+        ({"split": "test", "random_labels": 1}, r"tasks\[0\]: .*random_labels have no test split"),
+        ({"classes": [1, 2], "relabel": True}, r".* the action_space Discrete\(2\); in training it"),
+    ],
+)
+def test_kwargs_that_cannot_be_are_refused_before_anything_is_written(kwargs: dict, message: str) -> None:
+    with pytest.raises(SpecError, match=rf"evaluation\.kwargs: {message}"):
+        make_plan(evaluated(kwargs=kwargs), "cpu")
+
+
+def write_class_files(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for i in range(3):
+        np.save(folder / f"{i}.npy", np.full((140, 2, 2), 80 * i, np.uint8))
+
+
+def spec_of_a_folder(path: Path) -> Path:
+    spec = validate({**STREAM, "tasks": {**STREAM["tasks"], "kwargs": {"data": "folder:x"}}}, source="test")
+    path.write_text(dump(spec), encoding="utf-8")
+    return path
+
+
+def test_data_are_found_by_the_command_line_and_no_path_is_written(command, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path / "nowhere"))
+    write_class_files(tmp_path / "somewhere" / "x")
+    spec = spec_of_a_folder(tmp_path / "mine.toml")
+    code, _, said = command("train", spec, "--out", tmp_path / "out")
+    assert code == 2
+    assert (
+        f"one file per class, 0.npy, 1.npy, ..., each [n, 3, height, width] of bytes, into {tmp_path}" in said
+    )
+    assert not (tmp_path / "out").exists()
+    code, _, said = command("train", spec, "--out", tmp_path / "out", "--data", tmp_path / "somewhere")
+    assert code == 0, said
+    [run] = (tmp_path / "out").iterdir()
+    assert "somewhere" not in (run / "run.toml").read_text(encoding="utf-8")
+    # The data move to another machine; the run is evaluated and replayed there.
+    (tmp_path / "somewhere").rename(tmp_path / "elsewhere")
+    assert command("evaluate", run, "--episodes", 2, "--jobs", 1, "--data", tmp_path / "elsewhere")[0] == 0
+    assert command("replay", run, "--data", tmp_path / "elsewhere")[0] == 0
+
+
+def test_a_data_folder_that_is_not_there_is_refused(command, tmp_path) -> None:
+    code, _, said = command("train", "quickstart", "--data", tmp_path / "nowhere")
+    assert code == 2
+    assert f"--data {tmp_path / 'nowhere'}: there is no such folder" in said
+
+
+def test_a_task_of_a_stream_says_nothing_of_the_machine() -> None:
+    task = Task(env="pliant/Stream-v0", kwargs={"samples": 10}, length=1)
+    assert task.name == "pliant/Stream-v0(samples=10)"
+    assert "data_dir" not in task.model_dump_json()
