@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agents import DQN, L2, PPO, EffectiveRank
+    from .agents import DQN, L2, PPO, Classifier, EffectiveRank
     from .diagnostics import Spectrum, hessian_spectrum
     from .envs import Task, TaskSequence, make_env
 
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "PPO": ".agents",
     "DQN": ".agents",
+    "Classifier": ".agents",
     "EffectiveRank": ".agents",
     "L2": ".agents",
     "Spectrum": ".diagnostics",
@@ -29,6 +30,7 @@ __all__ = [
     "DQN",
     "L2",
     "PPO",
+    "Classifier",
     "EffectiveRank",
     "Spectrum",
     "Task",

@@ -1,15 +1,16 @@
-"""The learners: stable-baselines3's PPO and DQN with a named loss and mitigations."""
+"""The learners: stable-baselines3's PPO and DQN, and a classifier, with a named loss and mitigations."""
 
 from .base import Agent
+from .classifier import Classifier
 from .dqn import DQN
 from .effective_rank import effective_rank
 from .errors import AgentError, InvalidSetting, NonFiniteLoss, UnsupportedSpace
 from .mitigations import L2, MITIGATIONS, EffectiveRank, Mitigation
 from .networks import ACTIVATIONS, FEATURES_EXTRACTORS, INITIALISATIONS, ScaledFlatten, SmallCNN
 from .ppo import PPO
-from .types import DQNBatch, Loss, Objective, PPOBatch, Update
+from .types import ClassifierBatch, DQNBatch, LabelledSamples, Loss, Objective, PPOBatch, Update
 
-AGENTS: dict[str, type[PPO] | type[DQN]] = {"ppo": PPO, "dqn": DQN}
+AGENTS: dict[str, type[Agent]] = {"ppo": PPO, "dqn": DQN, "classifier": Classifier}
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,9 +23,12 @@ __all__ = [
     "PPO",
     "Agent",
     "AgentError",
+    "Classifier",
+    "ClassifierBatch",
     "DQNBatch",
     "EffectiveRank",
     "InvalidSetting",
+    "LabelledSamples",
     "Loss",
     "Mitigation",
     "NonFiniteLoss",

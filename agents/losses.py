@@ -52,6 +52,21 @@ def td_loss(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
     return F.smooth_l1_loss(torch.gather(q_values, dim=1, index=actions), targets)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """``-mean(log softmax(logits)[label])``, in nats.
+
+    Args:
+        logits: ``[B, K]``.
+        labels: ``[B]`` int64.
+    """
+    return F.cross_entropy(logits, labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of samples whose largest logit is that of their label (of several largest, the first counts)."""
+    return (logits.argmax(dim=1) == labels).float().mean()
+
+
 def approximate_kl(ratio: Tensor, log_ratio: Tensor) -> Tensor:
     """Low-variance estimate of KL(old || new), ``mean(r - 1 - log r)`` (joschu.net/blog/kl-approx)."""
     return torch.mean((ratio - 1) - log_ratio)

@@ -45,6 +45,7 @@ class PPO(Agent, stable_baselines3.PPO):
     """
 
     name: ClassVar[str] = "ppo"
+    has_epochs: ClassVar[bool] = True
 
     def hidden_scheme(self) -> Callable[[Tensor], None] | None:
         """As `Agent`'s; stable-baselines3 draws PPO's weights orthogonal."""

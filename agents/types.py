@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from torch import Tensor, nn
 
 Observations: TypeAlias = Tensor | dict[str, Tensor]
@@ -23,6 +24,33 @@ class PPOBatch(NamedTuple):
     clip_range_vf: float | None
 
 
+class LabelledSamples(NamedTuple):
+    """What an environment that can teach a classifier offers as its attribute ``samples``."""
+
+    inputs: np.ndarray[Any, Any]  # [N, ...], each an observation of the environment
+    labels: np.ndarray[Any, Any]  # [N] integers, the right action for each
+    classes: np.ndarray[Any, Any] | None = None  # [K] the labels that can occur, ascending, if that is known
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The classes that a batch's samples are told apart among, where these are not all.
+
+    Attributes:
+        index: their numbers, ascending, ``[K]`` int64.
+    """
+
+    index: Tensor
+
+
+class ClassifierBatch(NamedTuple):
+    """Everything constant in the cross-entropy; the first axis of each tensor is the sample."""
+
+    observations: Tensor  # [B, ...]
+    labels: Tensor  # [B] int64; where there are `classes`, the position among them
+    classes: Classes | None = None
+
+
 class DQNBatch(NamedTuple):
     """Everything constant in the TD loss; the first axis of each tensor is the sample."""
 
@@ -35,7 +63,8 @@ class Loss(NamedTuple):
     """A loss with its parts; all are means over samples.
 
     ``total`` is what training descends and curvature differentiates. ``parts`` are its unweighted summands,
-    ``monitors`` detached by-products for the log (PPO: ``approx_kl``, ``clip_fraction``).
+    ``monitors`` detached by-products for the log (PPO: ``approx_kl``, ``clip_fraction``; the classifier:
+    ``accuracy``).
     """
 
     total: Tensor
@@ -48,7 +77,7 @@ class Objective:
     """One part of the loss as an instrument of curvature wants it.
 
     Attributes:
-        name: ``"actor"``, ``"critic"``, ``"total"`` or ``"q"``.
+        name: ``"actor"``, ``"critic"``, ``"total"``, ``"q"`` or ``"classifier"``.
         parameters: every parameter that the loss depends on, by its name in the policy.
         loss: batch -> scalar, differentiable in ``parameters``, a mean over samples.
         outputs: batch -> network outputs ``[B, K]``.
@@ -72,7 +101,7 @@ class Update:
         count: gradient updates taken so far in the agent's life.
         observations: of the minibatch of this update.
         index: position of the minibatch in its epoch, from 0 (DQN: always 0).
-        per_epoch: minibatches in an epoch (DQN: 1).
+        per_epoch: minibatches in an epoch (DQN: 1). The classifier's epoch is its rollout.
         rollout: returns the observations of the whole rollout; ``None`` for agents that learn from replay.
     """
 

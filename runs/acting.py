@@ -20,7 +20,7 @@ from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
-from ..agents import DQN, PPO
+from ..agents import DQN, Agent
 
 PolicyName = Literal["deterministic", "stochastic"]
 
@@ -34,7 +34,7 @@ class Actor:
     the distribution (of gSDE each step by itself); DQN takes random actions at its final exploration rate.
     """
 
-    def __init__(self, agent: PPO | DQN, policy: PolicyName) -> None:
+    def __init__(self, agent: Agent, policy: PolicyName) -> None:
         self.agent = agent
         self.stochastic = policy == "stochastic"
 
@@ -52,7 +52,8 @@ class Actor:
         if isinstance(self.agent, DQN):
             values = self.agent.q_net(tensor)[:count]
             return self._from_values(values, self.agent.exploration_final_eps, generators)
-        return self._from_distribution(self.agent.policy.get_distribution(tensor), count, generators)
+        policy: Any = self.agent.policy  # an actor's or a classifier's
+        return self._from_distribution(policy.get_distribution(tensor), count, generators)
 
     def _from_values(
         self, values: Tensor, epsilon: float, generators: Sequence[np.random.Generator]
@@ -103,7 +104,7 @@ def sample(distribution: Any, count: int, generators: Sequence[np.random.Generat
 
 
 @contextmanager
-def evaluation_mode(agent: PPO | DQN) -> Iterator[None]:
+def evaluation_mode(agent: Agent) -> Iterator[None]:
     """Evaluation mode and no gradients within the block; each module's own mode after it."""
     modes = [(module, module.training) for module in agent.policy.modules()]
     agent.policy.set_training_mode(False)

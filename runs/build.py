@@ -12,14 +12,16 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from ..agents import DQN, MITIGATIONS, PPO, Mitigation
+from ..agents import DQN, MITIGATIONS, PPO, Agent, Classifier, Mitigation
 from ..diagnostics import SnapshotSettings
-from ..envs import Task, TaskSequence, make_env
+from ..envs import EnvError, Task, TaskSequence, make_env
 from .errors import DeviceError, SpecError
 from .presets import did_you_mean
-from .spec import AgentSpec, DQNSpec, OptimizerSpec, PPOSpec, RunSpec
+from .spec import AgentSpec, ClassifierSpec, DQNSpec, OptimizerSpec, PPOSpec, RunSpec
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+_FLATTENING = ("flatten", "scaled-flatten", "combined")
 
 _PURPOSES = ("agent", "env", "snapshot", "evaluation")
 """What a seed is for: the same run, task and step give unrelated numbers for each."""
@@ -44,14 +46,14 @@ def vector_env(task: Task, n_envs: int, seed: int, elapsed: int = 0) -> VecEnv:
 
 
 def choose_device(wanted: str, spec: RunSpec) -> torch.device:
-    """The device to train on; ``auto``: the CPU for MLPs (faster there), a GPU, if there is one, for CNNs.
+    """The device to train on; ``auto``: the CPU for MLPs (faster there), otherwise a GPU, if there is one.
 
     Raises:
         DeviceError: a GPU was asked for and there is none.
     """
     available = torch.cuda.is_available()
     if wanted == "auto":
-        return torch.device("cuda" if available and "cnn" in spec.agent.network.extractor else "cpu")
+        return torch.device("cpu" if spec.agent.network.extractor in _FLATTENING or not available else "cuda")
     if wanted == "cuda" and not available:
         raise DeviceError(
             "--device cuda: torch sees no GPU on this machine; use --device cpu, or install torch with CUDA "
@@ -60,13 +62,12 @@ def choose_device(wanted: str, spec: RunSpec) -> torch.device:
     return torch.device(wanted)
 
 
-def build_agent(spec: RunSpec, env: VecEnv, *, seed: int, device: torch.device) -> PPO | DQN:
+def build_agent(spec: RunSpec, env: VecEnv, *, seed: int, device: torch.device) -> Agent:
     """A fresh agent for ``env``; global random states are seeded with ``seed``, as SB3 does."""
     settings = spec.agent
     common: dict[str, Any] = {
         "policy": "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy",
         "env": env,
-        "gamma": settings.gamma,
         "learning_rate": _learning_rate(settings),
         "max_grad_norm": settings.max_grad_norm,
         "policy_kwargs": _policy_kwargs(settings, env),
@@ -81,6 +82,8 @@ def build_agent(spec: RunSpec, env: VecEnv, *, seed: int, device: torch.device) 
             **_fields(settings, set(DQNSpec.model_fields) - {"n_step_returns"}),
             **common,
         )
+    if isinstance(settings, ClassifierSpec):
+        return Classifier(**_fields(settings, set(ClassifierSpec.model_fields)), **common)
     return PPO(**_fields(settings, set(PPOSpec.model_fields)), **common)
 
 
@@ -113,17 +116,39 @@ def snapshot_settings(spec: RunSpec, task_steps: int) -> SnapshotSettings:
 
 
 def check_algorithm_fits(spec: RunSpec, sequence: TaskSequence) -> None:
-    """Refuse a sequence that the algorithm cannot act in.
+    """Refuse a sequence that the algorithm cannot act in, or learn from.
 
     Raises:
-        SpecError: DQN with anything but discrete actions.
+        SpecError: DQN, or the classifier, with anything but discrete actions; the classifier without samples.
     """
-    space = sequence.action_space
-    if isinstance(spec.agent, DQNSpec) and not isinstance(space, spaces.Discrete):
+    space, algorithm = sequence.action_space, spec.agent.algorithm
+    if algorithm != "ppo" and not isinstance(space, spaces.Discrete):
         raise SpecError(
-            f"agent.algorithm: dqn needs discrete actions, but the tasks of {spec.name} have {space}; "
-            'use algorithm = "ppo"'
+            f"agent.algorithm: {algorithm} needs discrete actions, but the tasks of {spec.name} have "
+            f'{space}; use algorithm = "ppo"'
         )
+    if algorithm == "classifier":
+        _check_samples(sequence)
+
+
+def _check_samples(sequence: TaskSequence) -> None:
+    """See that every kind of task (the same environment, the same shifts) offers labelled samples."""
+    kinds = {(task.env, tuple(shift.type for shift in task.shifts)): i for i, task in enumerate(sequence)}
+    for index in sorted(kinds.values()):
+        env = make_env(sequence[index])
+        try:
+            env.get_wrapper_attr("samples")
+        except AttributeError:
+            raise SpecError(
+                "agent.algorithm: classifier learns from labelled samples, but there are none in "
+                f'tasks[{index}] ({sequence[index].name}); use algorithm = "ppo", or a stream of data'
+            ) from None
+        except EnvError as error:
+            raise SpecError(
+                f"agent.algorithm: classifier cannot learn from tasks[{index}]: {error}"
+            ) from None
+        finally:
+            env.close()
 
 
 def _learning_rate(settings: AgentSpec) -> Any:
@@ -173,7 +198,6 @@ _OWN_FIELDS = {
     "optimizer",
     "learning_rate",
     "learning_rate_end",
-    "gamma",
     "max_grad_norm",
 }
 

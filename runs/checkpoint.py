@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
-from ..agents import DQN, PPO
+from ..agents import DQN, Agent
 from .errors import DamagedFile, RunFolderError
 from .random_state import (
     RandomState,
@@ -50,8 +50,6 @@ from .tensors import (
     read_tensors,
     save_tensors,
 )
-
-Agent = PPO | DQN
 
 SCHEMA_VERSION = 2
 """Of a checkpoint. The first had no checksums."""

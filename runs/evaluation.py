@@ -10,7 +10,7 @@ from statistics import fmean
 
 from stable_baselines3.common.logger import Logger
 
-from ..agents import DQN, PPO
+from ..agents import Agent
 from ..agents.randomness import isolated_randomness
 from ..envs import Task, make_env
 from .acting import PolicyName
@@ -60,7 +60,7 @@ def assignments(
     ]
 
 
-def evaluate_scheduled(plan: Plan, folder: RunFolder, agent: PPO | DQN, after_task: int) -> list[Episode]:
+def evaluate_scheduled(plan: Plan, folder: RunFolder, agent: Agent, after_task: int) -> list[Episode]:
     """Play, record and write down what the spec wants after task ``after_task``.
 
     What an interrupted call has already written down is not played again.
@@ -78,7 +78,7 @@ def evaluate_scheduled(plan: Plan, folder: RunFolder, agent: PPO | DQN, after_ta
 def play_and_record(
     plan: Plan,
     folder: RunFolder,
-    agent: PPO | DQN,
+    agent: Agent,
     after_task: int,
     wanted: Sequence[Assignment],
     *,

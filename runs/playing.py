@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..agents import DQN, PPO
+from ..agents import Agent
 from ..agents.distributions import unchecked_distributions
 from ..agents.randomness import isolated_randomness
 from ..envs import Task, make_env
@@ -38,7 +38,7 @@ class Assignment:
 
 
 def play(
-    agent: PPO | DQN,
+    agent: Agent,
     tasks: Sequence[Task],
     wanted: Sequence[Assignment],
     *,

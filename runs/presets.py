@@ -22,6 +22,8 @@ Table = dict[str, Any]
 _ARMS = "arms"
 """The name of the file, and of the table, that defines the arms."""
 
+_ALGORITHMS = "'ppo', 'dqn' or 'classifier'"
+
 
 def preset_names() -> list[str]:
     """Names of the shipped presets, in alphabetical order."""
@@ -231,9 +233,9 @@ def _explain(detail: Any) -> str:
             known = list(model.model_fields) if model else []
             return f"{where}: unknown key{did_you_mean(path[-1], known)}"
         case "missing" | "union_tag_not_found":
-            return f"{where}: missing" + (" algorithm: 'ppo' or 'dqn'" if "union" in detail["type"] else "")
+            return f"{where}: missing" + (f" algorithm: {_ALGORITHMS}" if "union" in detail["type"] else "")
         case "union_tag_invalid":
-            return f"{where}.algorithm: expected 'ppo' or 'dqn', got {detail['ctx']['tag']!r}"
+            return f"{where}.algorithm: expected {_ALGORITHMS}, got {detail['ctx']['tag']!r}"
         case "value_error":
             return f"{where}: {detail['ctx']['error']}"
     return f"{where}: {detail['msg']}, got {_short(detail['input'])}"

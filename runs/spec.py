@@ -38,9 +38,9 @@ class NetworkSpec(Settings):
     hidden: tuple[PositiveInt, ...] = (64, 64)
     """Widths of the hidden layers (of each trunk)."""
     activation: str | None = None
-    """A name of ``pliant.agents.ACTIVATIONS``; None is SB3's: tanh for PPO, ReLU for DQN."""
+    """A name of ``pliant.agents.ACTIVATIONS``; None is tanh for PPO (as SB3 has it), ReLU for the others."""
     initialisation: str = "sb3"
-    """``sb3`` (orthogonal for PPO, torch's for DQN) or another of ``pliant.agents.INITIALISATIONS``."""
+    """``sb3`` (orthogonal for PPO, else torch's) or another of ``pliant.agents.INITIALISATIONS``."""
     extractor: str = "flatten"
     """What turns observations into the trunks' input: a name of ``pliant.agents.FEATURES_EXTRACTORS``."""
     shared_extractor: bool = False
@@ -55,7 +55,7 @@ class OptimizerSpec(Settings):
     name: Literal["adam", "sgd"] = "adam"
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat | None = None
-    """None is SB3's: 1e-5 for PPO, 1e-8 for DQN."""
+    """None is 1e-5 for PPO (as SB3 has it), 1e-8 for the others."""
     momentum: Fraction = 0.0
     """Of SGD."""
     fused: bool = True
@@ -63,11 +63,10 @@ class OptimizerSpec(Settings):
 
 
 class AgentSettings(Settings):
-    """What both algorithms have."""
+    """What all algorithms have."""
 
     n_envs: PositiveInt = 1
     """Copies of the environment, stepped one after the other in this process."""
-    gamma: Fraction = 0.99
     learning_rate: PositiveFloat = 3e-4
     learning_rate_end: NonNegativeFloat | None = None
     """When given, the learning rate falls linearly to it over the window that ``schedule`` names."""
@@ -81,6 +80,7 @@ class PPOSpec(AgentSettings):
     """Proximal policy optimisation; names and defaults of stable-baselines3."""
 
     algorithm: Literal["ppo"]
+    gamma: Fraction = 0.99
     n_steps: PositiveInt = 2048
     """Environment steps per environment and rollout."""
     batch_size: PositiveInt = 64
@@ -115,6 +115,7 @@ class DQNSpec(AgentSettings):
     """Deep Q-learning; names and defaults of stable-baselines3, but a replay buffer that fits a laptop."""
 
     algorithm: Literal["dqn"]
+    gamma: Fraction = 0.99
     learning_rate: PositiveFloat = 1e-4
     buffer_size: PositiveInt = 100_000
     learning_starts: NonNegativeInt = 100
@@ -130,15 +131,32 @@ class DQNSpec(AgentSettings):
     max_grad_norm: PositiveFloat = 10.0
 
 
-AgentSpec = Annotated[PPOSpec | DQNSpec, Field(discriminator="algorithm")]
+class ClassifierSpec(AgentSettings):
+    """Supervised learning on an environment's labelled samples; see ``pliant.agents.Classifier``."""
+
+    algorithm: Literal["classifier"]
+    n_envs: Literal[1] = 1
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 32
+    """Samples of a gradient update; the last of a pass over the samples may have fewer."""
+    updates_per_rollout: PositiveInt = 100
+    """Gradient updates between two points at which training may stop, and between two rows of the log."""
+    new_head: Literal["keep", "zero", "redraw"] = "keep"
+    """What becomes of the last layer at each task's start; ``zero`` is Continual ImageNet's protocol."""
+    present_classes_only: bool = False
+    """Tell samples apart only among the classes that the task holds: incremental CIFAR's protocol."""
+    max_grad_norm: PositiveFloat = float("inf")
+
+
+AgentSpec = Annotated[PPOSpec | DQNSpec | ClassifierSpec, Field(discriminator="algorithm")]
 
 
 class SpectrumSpec(Settings):
     """What a snapshot holds; names, meaning and defaults of ``pliant.diagnostics.SnapshotSettings``."""
 
     parts: tuple[str, ...] = ()
-    """Objectives of the agent (PPO: actor, critic, total; DQN: q), or groups of their parameters
-    (``actor/log_std``); all objectives if empty."""
+    """Objectives of the agent (PPO: actor, critic, total; DQN: q; the classifier: classifier), or groups of
+    their parameters (``actor/log_std``); all objectives if empty."""
     operators: tuple[Literal["hessian", "ggn", "kfac", "gram"], ...] = ("hessian",)
     """Empty for no spectrum at all. A policy's ``ggn`` is the Fisher matrix."""
     method: Literal["auto", "exact", "lanczos"] = "auto"
@@ -222,17 +240,32 @@ class RunSpec(Settings):
 
     @property
     def rollout_steps(self) -> int:
-        """Environment steps between points where training may stop: a rollout, or DQN's ``train_freq``."""
-        per_env = self.agent.n_steps if isinstance(self.agent, PPOSpec) else self.agent.train_freq
-        return per_env * self.agent.n_envs
+        """Environment steps between points where training may stop: a rollout, or DQN's ``train_freq``.
+
+        The classifier's are so long at most: they are shorter where a pass or a task ends in between.
+        """
+        agent = self.agent
+        if isinstance(agent, ClassifierSpec):
+            return agent.updates_per_rollout * agent.batch_size
+        return (agent.n_steps if isinstance(agent, PPOSpec) else agent.train_freq) * agent.n_envs
 
     def task_steps(self, length: int) -> int:
-        """``length`` environment steps rounded up to whole rollouts: what the task really takes."""
+        """``length`` environment steps rounded up to whole rollouts: what the task really takes.
+
+        The classifier takes as many as it is given.
+        """
+        if isinstance(self.agent, ClassifierSpec):
+            return length
         return -(-length // self.rollout_steps) * self.rollout_steps
 
     def gradient_updates(self, steps: int) -> int:
-        """Gradient updates that training takes over ``steps`` environment steps."""
+        """Gradient updates that training takes over ``steps`` environment steps.
+
+        The classifier takes a few more if its passes end with smaller minibatches.
+        """
         agent = self.agent
+        if isinstance(agent, ClassifierSpec):
+            return -(-steps // agent.batch_size)
         if isinstance(agent, PPOSpec):
             return steps * agent.n_epochs // agent.batch_size
         return steps // self.rollout_steps * agent.gradient_steps

@@ -16,12 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..agents import DQN, PPO
+from ..agents import Agent
 from .errors import RunFolderError
 from .random_state import torch_random_state
 from .reading import checked_size
-
-Agent = PPO | DQN
 
 _MORE = (16, 64 * 2**20)
 """What mitigations and callbacks may keep: so many times the networks, and so many bytes."""

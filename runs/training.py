@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import HParam, Logger
 
-from ..agents import DQN, PPO, NonFiniteLoss
+from ..agents import Agent, NonFiniteLoss
 from ..diagnostics import SnapshotCallback
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .callbacks import InterruptRequested, RunMonitor
@@ -73,7 +73,7 @@ class _Trainer:
         self.folder = folder
         self.report = report
         self.interrupted = interrupted
-        self.agent: PPO | DQN
+        self.agent: Agent
         self.logger: Logger
         self.evaluation_seconds: float = folder.read_manifest().get("evaluation_seconds", 0.0)
 

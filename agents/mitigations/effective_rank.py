@@ -25,9 +25,9 @@ _MODES = ("relative", "raw", "penalty")
 class EffectiveRank(Mitigation):
     """Raise ``sum over networks of the mean over its hidden layers of effective_rank(features)``.
 
-    The networks are actor and critic (PPO), a features extractor that they share, or the Q-network. Effective
-    rank does not change when features shrink, so its gradient grows without bound as they die: a raw step
-    then destroys the network (measured: weight norms of 1e5 and more). Hence the modes:
+    The networks are actor and critic (PPO), a features extractor that they share, the Q-network or the
+    classifier. Effective rank does not change when features shrink, so its gradient grows without bound as
+    they die: a raw step then destroys the network (measured: weight norms of 1e5 and more). Hence the modes:
 
     - ``"relative"``: a plain gradient-ascent step beside the optimiser, for each network on its own, of
       length ``step`` times the norm of that network's parameters. Nothing happens where the gradient is zero.
@@ -45,10 +45,13 @@ class EffectiveRank(Mitigation):
         mode: ``"relative"``, ``"raw"`` or ``"penalty"``.
         steps_per_epoch: this many steps in each epoch of PPO, spread evenly among its minibatches, over the
             observations of the whole rollout. One, the default for PPO, comes before the epoch's first
-            update, as in the reference.
-        every: instead, one step every so many gradient updates, over the minibatch. DQN's default: 10.
+            update, as in the reference. The classifier's epoch is a rollout of ``updates_per_rollout``
+            minibatches, and the observations are as many of the latest.
+        every: instead, one step every so many gradient updates, over the minibatch. The default for DQN and
+            the classifier: 10.
         samples: use only this many of the observations, evenly spaced; by default all, as in the reference.
-            A step over 512 instead of 2048 costs half as much at width 256.
+            A step over 512 instead of 2048 costs half as much at width 256. With ``every`` they come from the
+            whole rollout if the minibatch has fewer.
         layers: names or patterns of hidden layers (``["actor/*", "critic/1"]``); by default all.
 
     Logs ``plasticity/er_loss``, the negative objective as of the latest evaluation.
@@ -60,6 +63,7 @@ class EffectiveRank(Mitigation):
     every: int | None = None
     samples: int | None = None
     layers: Sequence[str] = ("*",)
+    _every: int | None = field(default=None, init=False, repr=False, compare=False)
     _objective: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +93,13 @@ class EffectiveRank(Mitigation):
                 )
         if self.steps_per_epoch is not None and agent.name == "dqn":
             raise InvalidSetting("DQN has no epochs: give EffectiveRank every=N instead of steps_per_epoch.")
+        by_epochs = agent.has_epochs or self.steps_per_epoch is not None
+        self._every = self.every or (None if by_epochs else 10)
+        if self._every and self.mode != "penalty" and self.samples is None and _batch_size(agent) == 1:
+            raise InvalidSetting(
+                "The effective rank of one sample is always 1, and a minibatch has no more here: give "
+                "EffectiveRank samples=100, say, or the agent a larger batch_size."
+            )
 
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
         """``-step`` times the objective in mode ``"penalty"``."""
@@ -99,7 +110,8 @@ class EffectiveRank(Mitigation):
         if self.mode == "penalty":
             return
         for _ in range(self._steps_due(update)):
-            if update.rollout is None or self.every is not None:
+            enough = self._every is not None and (self.samples or 0) <= _count(update.observations)
+            if update.rollout is None or enough:
                 self.ascend(agent, update.observations)
             else:
                 self.ascend(agent, update.rollout())
@@ -140,8 +152,8 @@ class EffectiveRank(Mitigation):
             parameter.add_(gradient, alpha=size)
 
     def _steps_due(self, update: Update) -> int:
-        if update.rollout is None or self.every is not None:
-            return int(update.count % (self.every or 10) == 0)
+        if self._every is not None:
+            return int(update.count % self._every == 0)
         # Of K steps in M minibatches, those before the minibatches floor(j M / K), j = 0 .. K - 1
         steps, minibatches = self.steps_per_epoch or 1, update.per_epoch
         due_before = -(-update.index * steps // minibatches)
@@ -158,6 +170,15 @@ class EffectiveRank(Mitigation):
     def load_state(self, state: dict[str, float | None]) -> None:
         """Put it back."""
         self._objective = state["objective"]
+
+
+def _batch_size(agent: "Agent") -> int | None:
+    return getattr(agent, "batch_size", None)
+
+
+def _count(observations: Observations) -> int:
+    parts = observations.values() if isinstance(observations, dict) else [observations]
+    return len(next(iter(parts)))
 
 
 def _thinned(observations: Observations, samples: int | None) -> Observations:

@@ -11,6 +11,13 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from pliant.agents import LabelledSamples
+
+
+def draw(space: spaces.Box, generator: np.random.Generator) -> np.ndarray:
+    low, high = np.clip(space.low, -1, None), np.clip(space.high, None, 255)
+    return generator.uniform(low, high).astype(space.dtype)
+
 
 class Toy(gymnasium.Env):
     """Random observations; the reward is the mean action; episodes end at random or are cut off."""
@@ -20,14 +27,17 @@ class Toy(gymnasium.Env):
         self.steps = 0
 
     def _observe(self) -> Any:
-        def draw(space: spaces.Box) -> np.ndarray:
-            low, high = np.clip(space.low, -1, None), np.clip(space.high, None, 255)
-            return self.np_random.uniform(low, high).astype(space.dtype)
-
         space = self.observation_space
         if isinstance(space, spaces.Dict):
-            return {key: draw(part) for key, part in space.items()}
-        return draw(space)
+            return {key: draw(part, self.np_random) for key, part in space.items()}
+        return draw(space, self.np_random)
+
+    @property
+    def samples(self) -> LabelledSamples:
+        """Fifty observations with an action each, for those who learn from them; always the same."""
+        generator = np.random.default_rng(7)
+        inputs = np.stack([draw(self.observation_space, generator) for _ in range(50)])
+        return LabelledSamples(inputs, generator.integers(0, self.action_space.n, 50))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         super().reset(seed=seed)

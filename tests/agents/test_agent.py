@@ -13,7 +13,17 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from pliant.agents import AGENTS, DQN, L2, PPO, AgentError, InvalidSetting, NonFiniteLoss, UnsupportedSpace
+from pliant.agents import (
+    AGENTS,
+    DQN,
+    L2,
+    PPO,
+    AgentError,
+    Classifier,
+    InvalidSetting,
+    NonFiniteLoss,
+    UnsupportedSpace,
+)
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 PICTURE = spaces.Box(0, 10, (6, 6, 2), np.uint8)
@@ -25,6 +35,7 @@ CNN = {
 SMALL = {
     PPO: {"n_steps": 16, "batch_size": 8, "n_epochs": 2},
     DQN: {"buffer_size": 60, "learning_starts": 10, "target_update_interval": 20},
+    Classifier: {"batch_size": 8, "updates_per_rollout": 4},
 }
 
 
@@ -129,15 +140,23 @@ def test_observations_of_a_batch_are_what_features_takes(toy):
         assert all(len(f) == 10 for f in agent.features(agent.observations(batch)).values())
 
 
-SPACES = [spaces.Box(-1, 1, (2,), np.float32), spaces.Dict({"a": BOX, "b": BOX}), PICTURE]
+SPACES = {
+    "vector": spaces.Box(-1, 1, (2,), np.float32),
+    "dict": spaces.Dict({"a": BOX, "b": BOX}),
+    "picture": PICTURE,
+}
+SEEN_BY = [
+    (kind, space) for kind in AGENTS.values() for space in SPACES if (kind, space) != (Classifier, "dict")
+]
 
 
-@pytest.mark.parametrize("observations", SPACES, ids=["vector", "dict", "picture"])
-@pytest.mark.parametrize("algorithm", AGENTS.values())
-def test_recent_observations_are_the_latest_stored_and_draw_nothing(algorithm, observations, toy):
+@pytest.mark.parametrize(("algorithm", "space"), SEEN_BY)
+def test_recent_observations_are_the_latest_stored_and_draw_nothing(algorithm, space, toy):
+    observations = SPACES[space]
     policy = "MultiInputPolicy" if isinstance(observations, spaces.Dict) else "MlpPolicy"
     kwargs = {**SMALL[algorithm], "policy_kwargs": {"net_arch": [8]}}
-    agent = algorithm(policy, toy(observations, copies=2), seed=0, device="cpu", **kwargs)
+    env = toy(observations, copies=1 if algorithm is Classifier else 2)
+    agent = algorithm(policy, env, seed=0, device="cpu", **kwargs)
     agent.learn(100)  # DQN's buffer of 60 has gone round
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     recent = agent.recent_observations(8)
@@ -279,7 +298,7 @@ def test_mitigations_must_be_mitigations(toy):
 # Saving and loading
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_a_saved_agent_acts_and_trains_like_the_original(algorithm, toy, tmp_path):
     agent = build(algorithm, toy(), initialisation="lecun-uniform", policy_kwargs={"activation_fn": "relu"})
     agent.learn(48)

@@ -10,10 +10,12 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from pliant.agents import (
+    AGENTS,
     DQN,
     L2,
     MITIGATIONS,
     PPO,
+    Classifier,
     EffectiveRank,
     InvalidSetting,
     Mitigation,
@@ -34,6 +36,7 @@ POLICIES = {"mlp": (VECTOR, MLP), "cnn": (PICTURE, CNN)}
 SMALL = {
     PPO: {"n_steps": 32, "batch_size": 8, "n_epochs": 2},
     DQN: {"buffer_size": 60, "learning_starts": 10, "target_update_interval": 20},
+    Classifier: {"batch_size": 8, "updates_per_rollout": 4},
 }
 
 # Every member of MITIGATIONS needs a line here: constructor arguments that make a visible difference.
@@ -58,7 +61,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 @pytest.mark.parametrize("name", MITIGATIONS)
 def test_a_mitigation_changes_training_and_logs_finite_values(name, algorithm, policy, toy, memory_logger):
     observations, policy_kwargs = POLICIES[policy]
@@ -85,7 +88,7 @@ def test_a_mitigation_changes_training_and_logs_finite_values(name, algorithm, p
     assert log.keys() - {f"plasticity/{key}" for key in values} == plain_log.keys()
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 @pytest.mark.parametrize("name", MITIGATIONS)
 def test_a_mitigation_survives_saving_and_goes_on_working(name, algorithm, toy, tmp_path):
     mitigation = MITIGATIONS[name](**SETTINGS[name])
@@ -118,14 +121,14 @@ def test_a_mitigation_says_what_it_is_set_to(name):
     )
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_mitigations_combine(algorithm, toy):
     agent = build(algorithm, toy(), [EffectiveRank(1e-3), L2(1e-3)])
     agent.learn(64)
     assert all(mitigation.values() for mitigation in agent.mitigations)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_hooks_are_called_in_order_around_every_update(algorithm, toy):
     class Spy(Mitigation):
         def __init__(self):
@@ -166,7 +169,7 @@ def test_hooks_are_called_in_order_around_every_update(algorithm, toy):
     assert agent.gradient_updates > 0
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_a_penalty_is_descended_but_is_no_part_of_the_loss(algorithm, toy, memory_logger):
     class Pull(Mitigation):
         def penalty(self, agent, observations):
@@ -212,7 +215,7 @@ class Anchor(Mitigation):
         self._mean = tensors["mean"]
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_what_a_mitigation_has_gathered_is_saved_with_the_agent(algorithm, toy, tmp_path):
     agent = build(algorithm, toy(), [Anchor()])
     agent.learn(48)
@@ -299,7 +302,7 @@ def test_l2_logs_half_the_sum_of_squares(toy):
     assert second == pytest.approx(weights / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_the_mitigations_given_at_loading_decide_on_the_decay(algorithm, toy, tmp_path):
     def decay_after_loading(saved, **kwargs):
         build(algorithm, toy(), saved).learn(40).save(tmp_path / "agent")
@@ -388,7 +391,7 @@ def test_a_penalty_is_minus_the_step_times_the_objective(toy):
 
 
 @pytest.mark.parametrize("mode", ["relative", "raw", "penalty"])
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_every_mode_raises_the_effective_rank(mode, algorithm, toy):
     step = {"relative": 0.01, "raw": 0.01, "penalty": 10.0}[mode]
 
@@ -404,7 +407,7 @@ def test_every_mode_raises_the_effective_rank(mode, algorithm, toy):
     assert rank_after(step) > rank_after(0.0)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_a_step_of_zero_is_stable_baselines3(algorithm, toy):
     ours = build(algorithm, toy(), [EffectiveRank(0.0), L2(0.0)]).learn(64)
     plain = build(algorithm, toy()).learn(64)

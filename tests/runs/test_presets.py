@@ -205,7 +205,7 @@ REFUSED = {
     ),
     "an unknown algorithm": (
         ("quickstart", None, ["agent.algorithm=sac"]),
-        ["agent.algorithm", "'ppo' or 'dqn'"],
+        ["agent.algorithm", "'ppo', 'dqn' or 'classifier'"],
     ),
     "a key of the other algorithm": (
         ("minigrid-dqn", None, ["agent.n_epochs=4"]),
