@@ -12,6 +12,7 @@ from .errors import (
     MissingData,
     MissingPackage,
     SpaceMismatch,
+    StrangeModule,
     UnknownEnvironment,
 )
 from .make import make_env
@@ -41,6 +42,7 @@ __all__ = [
     "SequenceSpec",
     "ShiftSpec",
     "SpaceMismatch",
+    "StrangeModule",
     "Stream",
     "Task",
     "TaskSequence",

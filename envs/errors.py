@@ -19,6 +19,10 @@ class MissingPackage(EnvError):
     """The environment needs a package that is not installed."""
 
 
+class StrangeModule(EnvError):
+    """A module that would have to be imported, and so executed, only because a file names it."""
+
+
 class InvalidTask(EnvError):
     """A task that cannot be: an unknown key, a wrong type, a length of 0, kwargs that are refused."""
 

@@ -1,6 +1,10 @@
 """From a task to its environment."""
 
-from importlib import import_module
+import os
+import re
+import sys
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
@@ -8,13 +12,17 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator, registry
 from gymnasium.utils import seeding
 
-from .errors import EnvError, InvalidTask, MissingPackage, UnknownEnvironment, unknown
+from .errors import EnvError, InvalidTask, MissingPackage, StrangeModule, UnknownEnvironment, unknown
 from .minigrid import GridImage, is_minigrid
 from .shifts.base import Env
 from .task import Task
 
 # Beginnings of ids that a package registers when it is imported -> that package.
 PROVIDERS = {"minigrid-": "minigrid", "babyai-": "minigrid"}
+
+
+MODULES = "PLIANT_ENV_MODULES"
+"""Environment variable: names of modules, besides packages made for gymnasium, that tasks may import."""
 
 
 def make_env(
@@ -82,8 +90,11 @@ def _registered(env_id: str) -> str:
     Raises:
         UnknownEnvironment: Nothing registers it.
         MissingPackage: The module cannot be imported.
+        StrangeModule: Nobody but the task asks for the module.
     """
     module, _, name = env_id.rpartition(":")
+    if module:
+        _refuse_strangers(env_id, module)
     provider = next(
         (package for prefix, package in PROVIDERS.items() if name.lower().startswith(prefix)), None
     )
@@ -96,6 +107,32 @@ def _registered(env_id: str) -> str:
     if name not in registry:
         raise UnknownEnvironment(unknown("environment", name, registry))
     return name
+
+
+def _refuse_strangers(env_id: str, module: str) -> None:
+    """See that importing ``module`` is what its user wants: a task may come out of anybody's file.
+
+    An import executes the module, and some do things when imported: open a browser, start a program. So it
+    must be imported already, or belong to an installed package made for gymnasium (that requires it), or be
+    listed in the environment variable ``PLIANT_ENV_MODULES``.
+    """
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UnknownEnvironment(f"{env_id!r}: what stands before the colon is no name of a module")
+    top = module.partition(".")[0]
+    if module in sys.modules or top in os.environ.get(MODULES, "").replace(",", " ").split():
+        return
+    if find_spec(top) is None:
+        return  # what cannot be imported does nothing, and the import says what is missing
+    needs = [
+        requirement
+        for distribution in metadata.packages_distributions().get(top, [])
+        for requirement in metadata.requires(distribution) or ()
+    ]
+    if "__" in module or not any(re.match(r"gym(nasium)?\b", requirement) for requirement in needs):
+        raise StrangeModule(
+            f"{env_id} would import the module {module!r}, which is no package made for gymnasium; if you "
+            f"know it and want it to be executed, say so: {MODULES}={top}"
+        )
 
 
 def _creator(name: str) -> Any:

@@ -25,18 +25,22 @@ import platform
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import DamagedFile, RunFolderError, SpecError
+from .manifest import what_is_wrong
 from .presets import assign, dump, validate
+from .reading import read_json, read_toml, refuse_links
 from .spec import RunSpec
 
 SCHEMA_VERSION = 1
 """Of the folder as a whole; raised when a reader of an older folder would misread a newer one."""
+
+_LARGEST_MANIFEST = 32 * 2**20
+"""Bytes: the boundaries of a million tasks."""
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 
@@ -107,9 +111,11 @@ class RunFolder:
         """The folder of an earlier run.
 
         Raises:
-            RunFolderError: it is not one, or was written by a newer pliant.
+            RunFolderError: it is not one, was written by a newer pliant, or holds a link that could lead out
+                of it.
         """
         folder = cls(path)
+        refuse_links(path)
         version = folder.read_manifest().get("schema_version")
         if version != SCHEMA_VERSION:
             raise RunFolderError(
@@ -204,22 +210,24 @@ class RunFolder:
     def read_spec(self, settings: Sequence[str] = ()) -> RunSpec:
         """The spec that this run was started with, changed by ``settings`` as by ``--set``."""
         try:
-            table = tomllib.loads(self.spec_file.read_text(encoding="utf-8"))
-            return validate(assign(table, settings), source=str(self.spec_file))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SpecError(f"{str(self.spec_file)!r} cannot be read: {error}") from None
+            table = read_toml(self.spec_file)
+        except FileNotFoundError:
+            raise SpecError(f"{str(self.path)!r} has no {self.spec_file.name}") from None
+        except DamagedFile as error:
+            raise SpecError(str(error)) from None
+        return validate(assign(table, settings), source=str(self.spec_file))
 
     def read_manifest(self) -> dict[str, Any]:
         """What the run says of itself."""
         path = self.path / "manifest.json"
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_json(path, _LARGEST_MANIFEST)
         except FileNotFoundError:
             raise RunFolderError(f"{str(self.path)!r} is not a run folder: it has no {path.name}") from None
-        except (OSError, ValueError) as error:
-            raise DamagedFile(f"{str(path)!r} cannot be read: {error}") from None
         if not isinstance(manifest, dict):
             raise DamagedFile(f"{str(path)!r} is damaged: it holds no table")
+        if manifest.get("schema_version") == SCHEMA_VERSION and (wrong := what_is_wrong(manifest)):
+            raise DamagedFile(f"{str(path)!r} is damaged: {wrong}")
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:

@@ -87,6 +87,7 @@ def _entry(path: Path) -> Entry:
         return Entry(path.name, note=str(error))
     try:
         changed = datetime.fromisoformat(about.get("updated") or about["created"])
+        changed = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
     except (KeyError, TypeError, ValueError):
         changed = None
     return Entry(
@@ -104,12 +105,12 @@ def _last_return(folder: RunFolder) -> float | None:
     """From the end of the file alone: a long run has millions of episodes."""
     try:
         with folder.episodes_file.open("rb") as file:
-            header = file.readline().decode()
+            header = file.readline(_TAIL_BYTES).decode()
             start = file.tell()
             file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
             if file.tell() > start:
                 file.readline()  # the rest of a row
             rows = list(csv.DictReader(io.StringIO(header + file.read().decode(errors="replace"))))
         return float(np.mean([float(row["return"]) for row in rows[-LAST_EPISODES:]])) if rows else None
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
         return None

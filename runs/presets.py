@@ -14,7 +14,8 @@ from typing import Any, get_args
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from .errors import SpecError
+from .errors import DamagedFile, SpecError
+from .reading import parse_toml, read_toml
 from .spec import RunSpec
 
 Table = dict[str, Any]
@@ -158,15 +159,13 @@ def _resolve(preset: str, seen: tuple[str, ...] = ()) -> Table:
 def _read(preset: str) -> Table:
     if preset.endswith(".toml"):
         try:
-            return tomllib.loads(Path(preset).read_text(encoding="utf-8"))
+            return read_toml(Path(preset), named=True)
         except FileNotFoundError:
             raise SpecError(
                 f"there is no file {preset!r}; `train-agent --list` names the shipped presets"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{preset!r} cannot be read: {error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise SpecError(f"{preset!r} is not valid TOML: {error}") from None
+        except DamagedFile as error:
+            raise SpecError(str(error)) from None
     names = preset_names()
     if preset not in names:
         raise SpecError(
@@ -197,8 +196,8 @@ def _assign(table: Table, setting: str) -> None:
             f"--set {setting!r} is not of the form key.key=value, for example agent.learning_rate=1e-4"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()  # a bare word is a string, so that --set schedule=whole-run needs no quotes
     _put(table, key.strip(), value, said=f"--set {setting!r}")
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ..diagnostics.files import read_arrays
 from ..envs import EnvError, Task
 from .errors import RunFolderError
 from .folder import installed_versions
@@ -139,8 +140,7 @@ class Replays:
             RunFolderError: it is missing, damaged, or of a newer pliant.
         """
         try:
-            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_arrays(path, "replay")
             about = json.loads(str(arrays["about"]))
             if about["schema_version"] != SCHEMA_VERSION:
                 raise RunFolderError(

@@ -5,9 +5,7 @@ Nothing here needs torch: snapshots are read for their numbers and for the nodes
 
 from __future__ import annotations
 
-import csv
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,15 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..diagnostics.files import read_arrays
 from ..envs import EnvError, Task
 from .errors import DamagedFile, RunError
 from .folder import RunFolder
+from .reading import read_rows
 from .spec import RunSpec
 
 Array = NDArray[np.float64]
 
 SNAPSHOT_SCHEMA = 1
 """The newest format of snapshots that is read here; ``diagnostics.snapshot.SCHEMA``, without its torch."""
+
+LARGEST_SHOWN = 256 * 2**20
+"""Bytes of a snapshot's record and nodes; a spectrum has a few thousand nodes."""
 
 MOMENTS = ("init", "end")
 POLICIES = ("deterministic", "stochastic")
@@ -148,9 +151,9 @@ class RunRecord:
         """From creation to the last change of status; a pause before a resumption counts."""
         try:
             first, last = (datetime.fromisoformat(self.manifest[key]) for key in ("created", "updated"))
+            return max((last - first).total_seconds(), 0.0)  # the clock may have been set back
         except (KeyError, TypeError, ValueError):
             return None
-        return (last - first).total_seconds()
 
     @property
     def snapshot_seconds(self) -> float:
@@ -178,14 +181,11 @@ def read_run(path: Path, *, spectra: bool = True) -> RunRecord:
     """
     folder = RunFolder.open(path)
     manifest = folder.read_manifest()
-    boundaries = manifest.get("boundaries")
-    if not isinstance(boundaries, list) or len(boundaries) < 2 or not all(type(b) is int for b in boundaries):
-        raise DamagedFile(f"the manifest of {str(path)!r} is damaged: it has no list of boundaries")
     problems: list[str] = []
     spec, tasks = _read_spec(folder, problems)
     moments = {
         (task, moment): found
-        for task in range(len(boundaries) - 1)
+        for task in range(len(manifest["boundaries"]) - 1)
         for moment in MOMENTS
         if spectra and (found := _read_snapshot(folder.snapshot_at(task, moment), problems))
     }
@@ -211,9 +211,10 @@ def _read_spec(folder: RunFolder, problems: list[str]) -> tuple[RunSpec | None, 
 
 
 def _read_episodes(path: Path, problems: list[str]) -> Episodes:
-    rows = _read_rows(
-        path, problems, lambda row: (int(row["env_steps"]), int(row["task"]), float(row["return"]))
-    )
+    def parse(row: Mapping[str, str]) -> tuple[float, float, float]:
+        return _count(row["env_steps"]), _count(row["task"]), float(row["return"])
+
+    rows = _read_rows(path, problems, parse)
     if not rows:
         return Episodes.none()
     steps, task, returns = np.array(rows, dtype=np.float64).T
@@ -224,10 +225,10 @@ def _read_evaluation(path: Path, problems: list[str]) -> Evaluation | None:
     if not path.exists():
         return None
 
-    def parse(row: Mapping[str, str]) -> tuple[int, int, float, str]:
+    def parse(row: Mapping[str, str]) -> tuple[float, float, float, str]:
         if row["policy"] not in POLICIES:
             raise ValueError(row["policy"])
-        return int(row["after_task"]), int(row["on_task"]), float(row["return"]), row["policy"]
+        return _count(row["after_task"], -1), _count(row["on_task"]), float(row["return"]), row["policy"]
 
     rows = _read_rows(path, problems, parse)
     if not rows:
@@ -241,21 +242,27 @@ def _read_evaluation(path: Path, problems: list[str]) -> Evaluation | None:
     )
 
 
+def _count(text: str, least: int = 0) -> float:
+    """A whole number that floats can count up to, as a float."""
+    number = int(text)
+    if not least <= number <= 2**53:
+        raise ValueError(text)
+    return float(number)
+
+
 def _read_rows(path: Path, problems: list[str], parse: Callable[[Mapping[str, str]], Any]) -> list[Any]:
     """The rows that can be understood; the number of the others, and the line of the first, is a problem."""
     rows, bad = [], []
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                try:
-                    rows.append(parse(row))
-                except (KeyError, TypeError, ValueError):
-                    bad.append(reader.line_num)
+        for line, row in read_rows(path):
+            try:
+                rows.append(parse(row))
+            except (KeyError, ValueError):
+                bad.append(line)
     except FileNotFoundError:
         problems.append(f"{str(path)!r} is missing")
-    except (OSError, csv.Error) as error:
-        problems.append(f"{str(path)!r} cannot be read to its end: {error}")
+    except DamagedFile as error:
+        problems.append(str(error))
     if bad:
         problems.append(
             f"{str(path)!r} is damaged: {len(bad)} of {len(bad) + len(rows)} rows cannot be read, the first "
@@ -265,31 +272,39 @@ def _read_rows(path: Path, problems: list[str], parse: Callable[[Mapping[str, st
 
 
 def _read_snapshot(path: Path, problems: list[str]) -> Moment | None:
-    if not path.exists():
-        return None
     try:
-        # Opened here: numpy leaves a damaged archive open.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            record = json.loads(str(file["snapshot"]))
-            if record["schema"] > SNAPSHOT_SCHEMA:
-                problems.append(
-                    f"{str(path)!r} has format {record['schema']}, this pliant reads up to "
-                    f"{SNAPSHOT_SCHEMA}; it is left out"
-                )
-                return None
-            spectra = {}
-            for part in record["parts"]:
-                nodes, weights = (file[f"spectrum/{part}/{name}"] for name in ("nodes", "weights"))
-                about = json.loads(str(file[f"spectrum/{part}/spectrum"]))
-                size = sum(int(piece["size"]) for piece in about["pieces"])
-                spectra[part] = (nodes.ravel().astype(float), weights.ravel() / len(weights), size)
-            return Moment(
-                scalars={tag: float(value) for tag, value in record["scalars"].items()},
-                spectra=spectra,
-                settings=record["settings"],
-                seconds=float(record["seconds"].get("total", 0.0)),
-                failures=record["failures"],
+        arrays = read_arrays(path, "snapshot", _is_shown, LARGEST_SHOWN)
+        record = json.loads(str(arrays["snapshot"]))
+        if record["schema"] > SNAPSHOT_SCHEMA:
+            problems.append(
+                f"{str(path)!r} has format {record['schema']}, this pliant reads up to "
+                f"{SNAPSHOT_SCHEMA}; it is left out"
             )
-    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            return None
+        spectra = {}
+        for part in record["parts"]:
+            nodes, weights = (arrays[f"spectrum/{part}/{name}"] for name in ("nodes", "weights"))
+            about = json.loads(str(arrays[f"spectrum/{part}/spectrum"]))
+            size = sum(int(piece["size"]) for piece in about["pieces"])
+            if nodes.shape != weights.shape or not (np.isfinite(nodes).all() and np.isfinite(weights).all()):
+                raise ValueError("nodes and weights do not fit together")
+            spectra[str(part)] = (nodes.ravel().astype(float), weights.ravel() / len(weights), size)
+        return Moment(
+            scalars={tag: float(value) for tag, value in record["scalars"].items()},
+            spectra=spectra,
+            settings=dict(record["settings"]),
+            seconds=float(record["seconds"].get("total", 0.0)),
+            failures={str(name): str(reason) for name, reason in record["failures"].items()},
+        )
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever a damaged file makes of it
         problems.append(f"{str(path)!r} is damaged ({type(error).__name__}); it is left out")
         return None
+
+
+def _is_shown(name: str) -> bool:
+    """Whether an array of a snapshot is needed here: its record, and what spectra are drawn from."""
+    return name == "snapshot" or (
+        name.startswith("spectrum/") and name.rsplit("/", 1)[-1] in {"nodes", "weights", "spectrum"}
+    )

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from ..diagnostics.files import check_archive
 from .errors import DamagedFile
 
 Array = np.ndarray[Any, Any]
@@ -63,6 +64,7 @@ def load_replay_buffer(buffer: ReplayBuffer, path: Path) -> None:
         DamagedFile: the file is damaged, or does not fit the buffer.
     """
     try:
+        check_archive(path, largest_file(buffer))
         with zipfile.ZipFile(path) as archive:
             position = np.zeros(2, dtype=np.int64)
             _read(archive, "position", position)
@@ -129,7 +131,10 @@ def _write(archive: zipfile.ZipFile, name: str, array: Array) -> None:
 
 def _read(archive: zipfile.ZipFile, name: str, into: Array) -> None:
     """Unpack a member into ``into``, whose shape and type it must have."""
-    with archive.open(f"{name}.npy") as file:
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_DEFLATED:
+        raise ValueError(f"{name}: it is compressed in another way than it was written")
+    with archive.open(member) as file:
         if npy.read_magic(file) != (1, 0):
             raise ValueError(f"{name}: an unknown version of the format")
         shape, fortran, dtype = npy.read_array_header_1_0(file)

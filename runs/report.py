@@ -30,6 +30,7 @@ from .pictures import (
     spectra,
 )
 from .presets import dump
+from .reading import checked_size
 from .records import VIDEOS, RunRecord, read_run
 from .statistics import number
 
@@ -198,11 +199,15 @@ def _videos(comparison: Comparison) -> tuple[list[dict[str, str]], list[str]]:
     for run in comparison.runs:
         for path in run.videos:
             try:
-                content = path.read_bytes()
+                fits = checked_size(path, 2**62) <= room
+                content = path.read_bytes() if fits else b""
             except OSError as error:
                 left_out.append(f"{str(path)!r} cannot be read: {error.strerror}")
                 continue
-            if len(content) > room:
+            except DamagedFile as error:
+                left_out.append(str(error))
+                continue
+            if not fits:
                 left_out.append(f"{str(path)!r} is left out of the page, which would become too large")
                 continue
             room -= len(content)

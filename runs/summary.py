@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from .errors import DamagedFile
 from .folder import RunFolder
+from .reading import read_rows
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,22 @@ def task_return(task: int, episodes: Sequence[tuple[int, float]], first: int, la
 
 
 def task_returns(folder: RunFolder) -> list[TaskReturn]:
-    """One row per task that has seen the end of an episode."""
+    """One row per task that has seen the end of an episode.
+
+    Raises:
+        DamagedFile: the file of the episodes is damaged; the text names the line.
+    """
     episodes: dict[int, list[tuple[int, float]]] = {}
-    with folder.episodes_file.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            episodes.setdefault(int(row["task"]), []).append((int(row["env_steps"]), float(row["return"])))
     spans = list(pairwise(folder.read_manifest()["boundaries"]))
+    for line, row in read_rows(folder.episodes_file):
+        try:
+            task, episode = int(row["task"]), (int(row["env_steps"]), float(row["return"]))
+            spans[task]
+        except (KeyError, ValueError, IndexError) as error:
+            raise DamagedFile(
+                f"{str(folder.episodes_file)!r} is damaged in line {line}: {error}; delete that line"
+            ) from None
+        episodes.setdefault(task, []).append(episode)
     return [task_return(task, rows, *spans[task]) for task, rows in sorted(episodes.items())]
 
 

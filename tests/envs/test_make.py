@@ -1,9 +1,12 @@
 """make_env: seeds, render modes, and nothing that costs time."""
 
+import sys
+from pathlib import Path
+
 import gymnasium
 import pytest
 
-from pliant.envs import InvalidTask, Task, make_env
+from pliant.envs import EnvError, InvalidTask, StrangeModule, Task, make_env
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,33 @@ def test_an_environment_whose_own_code_is_broken_is_refused_with_its_own_words()
             make_env(Task(env="pliant-test/Broken-v0", length=1))
     finally:
         del gymnasium.registry["pliant-test/Broken-v0"]
+
+
+def test_a_module_is_imported_only_if_its_user_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = tmp_path / "canary"
+    (tmp_path / "stranger.py").write_text(
+        f"from pathlib import Path\nPath({str(canary)!r}).touch()\nimport gymnasium\n"
+        "gymnasium.register('Stranger-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Task(env="stranger:Stranger-v0", length=1)
+    with pytest.raises(StrangeModule, match="say so: PLIANT_ENV_MODULES=stranger"):
+        make_env(task)
+    for module in ("antigravity", "gymnasium.__main__", "pip.__main__", "."):
+        with pytest.raises(EnvError):
+            make_env(Task(env=f"{module}:CartPole-v1", length=1))
+    assert not canary.exists()
+    assert "antigravity" not in sys.modules
+
+    monkeypatch.setenv("PLIANT_ENV_MODULES", "others, stranger")
+    try:
+        make_env(task).close()
+    finally:
+        gymnasium.registry.pop("Stranger-v0", None)
+    assert canary.exists()
+
+
+def test_a_package_made_for_gymnasium_may_be_imported() -> None:
+    make_env(Task(env="minigrid:MiniGrid-Empty-5x5-v0", length=1)).close()
