@@ -5,7 +5,17 @@ from .classifier import Classifier
 from .dqn import DQN
 from .effective_rank import effective_rank
 from .errors import AgentError, InvalidSetting, NonFiniteLoss, UnsupportedSpace
-from .mitigations import L2, MITIGATIONS, EffectiveRank, Mitigation
+from .mitigations import (
+    L2,
+    MITIGATIONS,
+    CChain,
+    EffectiveRank,
+    Isotropy,
+    L2Init,
+    Mitigation,
+    Parseval,
+    Spectral,
+)
 from .networks import ACTIVATIONS, FEATURES_EXTRACTORS, INITIALISATIONS, ScaledFlatten, SmallCNN
 from .ppo import PPO
 from .types import ClassifierBatch, DQNBatch, LabelledSamples, Loss, Objective, PPOBatch, Update
@@ -23,19 +33,24 @@ __all__ = [
     "PPO",
     "Agent",
     "AgentError",
+    "CChain",
     "Classifier",
     "ClassifierBatch",
     "DQNBatch",
     "EffectiveRank",
     "InvalidSetting",
+    "Isotropy",
+    "L2Init",
     "LabelledSamples",
     "Loss",
     "Mitigation",
     "NonFiniteLoss",
     "Objective",
     "PPOBatch",
+    "Parseval",
     "ScaledFlatten",
     "SmallCNN",
+    "Spectral",
     "UnsupportedSpace",
     "Update",
     "effective_rank",

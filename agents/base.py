@@ -62,6 +62,7 @@ class Agent(BaseAlgorithm):
         self.mitigations = list(mitigations)
         self.initialisation = initialisation
         self.gradient_updates = 0
+        self.present_loss: Loss | None = None
         self._schedule_window: tuple[int, int] | None = None
         super().__init__(*args, **kwargs)
 
@@ -98,6 +99,18 @@ class Agent(BaseAlgorithm):
     @abstractmethod
     def _forward_hidden(self, observations: Observations) -> None:
         """Run every hidden layer once."""
+
+    def sample_observations(self, samples: int) -> Observations:
+        """So many observations of what is being learned from; at random, if the agent can draw."""
+        return self.recent_observations(samples)
+
+    def losses_of_networks(self) -> dict[str, Tensor]:
+        """The share of each network in the loss of the present minibatch, for penalties in proportion to it.
+
+        By the names of ``networks``; parameters that several losses move have the whole loss.
+        """
+        assert self.present_loss is not None, "there is a loss only while penalties are computed"
+        return dict.fromkeys(self.networks(), self.present_loss.total)
 
     # What all agents share --------------------------------------------------------------------------------
 
@@ -246,12 +259,14 @@ class Agent(BaseAlgorithm):
             for key, value in mitigation.values().items():
                 self.logger.record(f"plasticity/{key}", value)
 
-    def _penalties(self, observations: Observations) -> dict[str, Tensor]:
+    def _penalties(self, observations: Observations, loss: Loss) -> dict[str, Tensor]:
         """The mitigations' penalties on this minibatch, by the name an error would give them."""
+        self.present_loss = loss
         penalties = {
             f"the penalty of {type(mitigation).__name__}": mitigation.penalty(self, observations)
             for mitigation in self.mitigations
         }
+        self.present_loss = None  # it holds on to the graph, and cannot be saved
         return {name: penalty for name, penalty in penalties.items() if penalty is not None}
 
     def _descend(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:

@@ -219,7 +219,7 @@ class Classifier(Agent, BaseAlgorithm):
                 mitigation.before_update(self, update)
 
             loss = self.loss(batch)
-            penalties = self._penalties(batch.observations)
+            penalties = self._penalties(batch.observations, loss)
             numbers = scalars({"loss": loss.total, **penalties, **loss.monitors})
             self._require_finite(numbers, numbers)
             for quantity, number in numbers.items():
@@ -359,6 +359,14 @@ class Classifier(Agent, BaseAlgorithm):
                 "The classifier has been shown no sample of this environment yet; learn() first."
             )
         return self._passes.recent(samples)
+
+    def sample_observations(self, samples: int) -> Observations:
+        """Of the environment's inputs, without replacement."""
+        if self._passes is None:
+            return self.recent_observations(samples)
+        inputs = self._passes.samples.observations
+        chosen = torch.as_tensor(np.random.permutation(len(inputs))[:samples], device=self.device)
+        return inputs[chosen]
 
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``classifier/<depth>``, the features extractor's layers first."""

@@ -102,7 +102,7 @@ class DQN(Agent, stable_baselines3.DQN):
 
             batch = self.prepare(samples)
             loss = self.loss(batch)
-            penalties = self._penalties(batch.observations)
+            penalties = self._penalties(batch.observations, loss)
             numbers = scalars({**loss.parts, **penalties})
             self._require_finite(numbers, numbers)
             losses.append(numbers["td_loss"])
@@ -210,6 +210,14 @@ class DQN(Agent, stable_baselines3.DQN):
             new_obs, rewards, dones, infos = env.step(actions)
             stand_in._store_transition(buffer, actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
         return buffer
+
+    def sample_observations(self, samples: int) -> Observations:
+        """Of the replay buffer."""
+        assert self.replay_buffer is not None
+        observations: Observations = self.replay_buffer.sample(
+            samples, env=self._vec_normalize_env
+        ).observations
+        return observations
 
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``q/<depth>``, the features extractor's layers first."""

@@ -130,7 +130,7 @@ class PPO(Agent, stable_baselines3.PPO):
 
                 batch = self.prepare(samples)
                 loss = self.loss(batch)
-                penalties = self._penalties(batch.observations)
+                penalties = self._penalties(batch.observations, loss)
                 numbers = scalars({"loss": loss.total, **loss.parts, **penalties, **loss.monitors})
                 self._require_finite(numbers, [*loss.parts, *penalties])
                 for quantity, number in numbers.items():
@@ -191,6 +191,24 @@ class PPO(Agent, stable_baselines3.PPO):
             if all(np.isfinite(observation).all() for observation in seen if observation is not None):
                 raise
             raise NonFiniteLoss("an observation", self.gradient_updates) from error
+
+    def losses_of_networks(self) -> dict[str, Tensor]:
+        """As `Agent`'s: the actor's is policy and entropy loss, the critic's the value loss."""
+        losses = super().losses_of_networks()
+        assert self.present_loss is not None
+        parts = self.present_loss.parts
+        losses["actor"] = parts["policy_loss"] + self.ent_coef * parts["entropy_loss"]
+        losses["critic"] = self.vf_coef * parts["value_loss"]
+        return losses
+
+    def sample_observations(self, samples: int) -> Observations:
+        """Of the rollout being learned from, without replacement."""
+        rollout = self._rollout_observations()
+        total = len(next(iter(rollout.values()))) if isinstance(rollout, dict) else len(rollout)
+        chosen = torch.as_tensor(np.random.permutation(total)[:samples], device=self.device)
+        if isinstance(rollout, dict):
+            return {key: part[chosen] for key, part in rollout.items()}
+        return rollout[chosen]
 
     def _rollout_observations(self) -> Observations:
         """The whole rollout's, ``[n_steps * n_envs, ...]``: drawing minibatches has flattened the buffer."""

@@ -59,6 +59,13 @@ class DQNBatch(NamedTuple):
     targets: Tensor  # [B, 1], r + discount (1 - done) max_a Q_target(s', a)
 
 
+class Seen(NamedTuple):
+    """As much of a batch as the outputs of a network depend on."""
+
+    observations: Observations
+    classes: None = None  # a classifier's outputs are then those of all classes
+
+
 class Loss(NamedTuple):
     """A loss with its parts; all are means over samples.
 

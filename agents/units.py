@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from .features import as_samples
+from .types import Seen
 
 if TYPE_CHECKING:
     from .base import Agent
@@ -195,13 +196,6 @@ class _Unclear(Exception):
     """Why the units of a layer cannot be told apart."""
 
 
-class _Seen(NamedTuple):
-    """As much of a batch as the outputs of a network depend on."""
-
-    observations: Any
-    classes: None = None
-
-
 def _watch(agent: "Agent") -> list[_Pass]:
     """One forward pass of every network on an arbitrary observation."""
     space = copy.deepcopy(agent.observation_space)
@@ -213,7 +207,7 @@ def _watch(agent: "Agent") -> list[_Pass]:
     passes = []
     for objective in objectives.values():
         with agent._undisturbed(seed=0), torch.enable_grad(), _calls(agent.policy) as calls:
-            end = objective.outputs(_Seen(observations))
+            end = objective.outputs(Seen(observations))
         passes.append(_Pass(calls, end.grad_fn))
     return passes
 

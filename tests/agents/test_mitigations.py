@@ -40,7 +40,15 @@ SMALL = {
 }
 
 # Every member of MITIGATIONS needs a line here: constructor arguments that make a visible difference.
-SETTINGS = {"effective-rank": {"step": 1e-2}, "l2": {"strength": 1e-1}}
+SETTINGS = {
+    "c-chain": {"initial": 10.0},
+    "effective-rank": {"step": 1e-2},
+    "isotropy": {"ratio": 0.1},
+    "l2": {"strength": 1e-1},
+    "l2-init": {"strength": 1e-1},
+    "parseval": {"strength": 1e-2},
+    "spectral": {"strength": 1e-1},
+}
 
 
 def build(algorithm, env, mitigations=(), **kwargs):

@@ -1,0 +1,91 @@
+"""Runs with mitigations: stopped and resumed they equal those that were never stopped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pliant.agents import MITIGATIONS
+from pliant.runs.errors import RunInterrupted
+from pliant.runs.folder import RunFolder
+from pliant.runs.plan import make_plan
+from pliant.runs.presets import validate
+from pliant.runs.training import train
+
+SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}}
+TABLE = {
+    "name": "toy",
+    "tasks": {"env": "CartPole-v1", "length": 128, "count": 2, "shifts": [SHIFT]},
+    "diagnostics": {"at": [], "every": 0},
+    "evaluation": {"tasks": "none"},
+}
+NETWORK = {"hidden": [8, 8], "activation": "relu"}
+AGENTS = {
+    "ppo": {"algorithm": "ppo", "n_envs": 2, "n_steps": 32, "n_epochs": 2, "batch_size": 16},
+    "dqn": {"algorithm": "dqn", "learning_starts": 16, "buffer_size": 100, "target_update_interval": 20},
+}
+
+# What each mitigation needs to act within a run as short as this one; everything else at its default.
+TINY: dict[str, dict] = {"l2": {"strength": 1e-3}}
+
+TOGETHER = [
+    ["l2", "l2-init", "parseval", "spectral", "isotropy", "effective-rank", "c-chain"],
+]
+
+
+def run(out: Path, algorithm: str, names: list[str], stop_after: int | None = None) -> RunFolder:
+    """Train; with ``stop_after`` as if Ctrl-C had been pressed once so many rollouts were done."""
+    table = {
+        **TABLE,
+        "agent": {**AGENTS[algorithm], "network": NETWORK},
+        "mitigations": {name: TINY.get(name, {}) for name in names},
+    }
+    plan = make_plan(validate(table, source="test"), "cpu")
+    folder = RunFolder.create(out, plan.spec, plan.boundaries)
+    calls = 0
+
+    def interrupted() -> bool:
+        nonlocal calls
+        calls += 1
+        return stop_after is not None and calls > stop_after
+
+    if stop_after is None:
+        train(plan, folder, lambda report: None, interrupted)
+        return folder
+    with pytest.raises(RunInterrupted):
+        train(plan, folder, lambda report: None, interrupted)
+    train(plan, folder, lambda report: None, lambda: False, resume=True)
+    return folder
+
+
+def assert_resumed_equals_whole(tmp_path: Path, algorithm: str, names: list[str]) -> None:
+    rollouts_per_task = 128 // (64 if algorithm == "ppo" else 4)
+    whole = run(tmp_path / "whole", algorithm, names)
+    resumed = run(tmp_path / "resumed", algorithm, names, stop_after=rollouts_per_task)
+    first, second = (load_file(f.checkpoint_list()[-1] / "tensors.safetensors") for f in (whole, resumed))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert whole.progress_file.read_text() == resumed.progress_file.read_text()
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids="+".join)
+@pytest.mark.parametrize("algorithm", AGENTS)
+def test_a_run_with_many_mitigations_goes_on_as_if_it_had_not_been_stopped(
+    algorithm: str, names: list[str], tmp_path: Path
+) -> None:
+    assert_resumed_equals_whole(tmp_path, algorithm, names)
+
+
+def test_every_mitigation_is_in_such_a_run() -> None:
+    assert {name for names in TOGETHER for name in names} == MITIGATIONS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MITIGATIONS)
+@pytest.mark.parametrize("algorithm", AGENTS)
+def test_a_run_with_one_mitigation_goes_on_as_if_it_had_not_been_stopped(
+    algorithm: str, name: str, tmp_path: Path
+) -> None:
+    assert_resumed_equals_whole(tmp_path, algorithm, [name])
