@@ -1,14 +1,17 @@
 """Small agents of every kind, to try a mitigation on."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from pliant.agents import DQN, PPO
+from pliant.agents import DQN, PPO, Classifier
 from pliant.agents.base import Agent
 from pliant.agents.mitigations import Mitigation
 
@@ -29,12 +32,33 @@ POLICIES: dict[str, tuple[spaces.Space, dict[str, Any]]] = {
 SMALL: dict[type[Agent], dict[str, Any]] = {
     PPO: {"n_steps": 32, "batch_size": 8, "n_epochs": 2},
     DQN: {"buffer_size": 60, "learning_starts": 10, "target_update_interval": 20},
+    Classifier: {"batch_size": 8, "updates_per_rollout": 4},
 }
+
+
+class Labelled(gymnasium.Env):
+    """48 random inputs whose class is where their first numbers lie."""
+
+    def __init__(self, space: spaces.Space, classes: int) -> None:
+        self.observation_space, self.action_space = space, spaces.Discrete(classes)
+        space.seed(0)
+        inputs = np.stack([space.sample() for _ in range(48)]).astype(np.float32)
+        labels = (inputs.reshape(48, -1)[:, :2].sum(axis=1) * 7).astype(np.int64) % classes
+        self.samples = SimpleNamespace(inputs=inputs, labels=labels)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return self.samples.inputs[0].astype(self.observation_space.dtype), {}
 
 
 @pytest.fixture
 def make(toy: Callable[..., Any]) -> Callable[..., Agent]:
-    """``make(PPO, [mitigation], policy="cnn", net_arch=[4], actions=box, learning_rate=0.1)`` -> an agent."""
+    """``make(PPO, [mitigation], policy="cnn", actions=box, learning_rate=0.1)`` -> an agent."""
+
+    def environment(algorithm: type[Agent], space: spaces.Space, actions: spaces.Space | None) -> Any:
+        if algorithm is Classifier:
+            return DummyVecEnv([lambda: Labelled(space, 3)])
+        return toy(space, actions)
 
     def build(
         algorithm: type[Agent],
@@ -49,7 +73,7 @@ def make(toy: Callable[..., Any]) -> Callable[..., Agent]:
         space, own = POLICIES[policy]
         return algorithm(
             "MlpPolicy",
-            toy(space, actions),
+            environment(algorithm, space, actions),
             mitigations=mitigations,
             initialisation=initialisation,
             seed=seed,
@@ -83,6 +107,8 @@ def outputs() -> Callable[[Agent, torch.Tensor], torch.Tensor]:
         with torch.no_grad():
             if isinstance(agent, DQN):
                 return agent.q_net(observations)
+            if isinstance(agent, Classifier):
+                return agent.policy.logits(observations)
             distribution = agent.policy.get_distribution(observations).distribution
             inner = distribution.logits if hasattr(distribution, "logits") else distribution.mean
             return torch.cat([inner, agent.policy.predict_values(observations)], dim=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from pliant.agents import DQN, PPO, CChain, InvalidSetting, Update
+from pliant.agents import DQN, PPO, CChain, Classifier, InvalidSetting, Update
 from pliant.agents.mitigations.c_chain import categorical_churn, squared_churn
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
@@ -51,7 +51,7 @@ class Watched(CChain):
         return penalty
 
 
-@pytest.mark.parametrize(("algorithm", "actions"), [(PPO, None), (PPO, BOX), (DQN, None)])
+@pytest.mark.parametrize(("algorithm", "actions"), [(PPO, None), (PPO, BOX), (DQN, None), (Classifier, None)])
 def test_the_penalty_compares_with_the_network_of_one_update_ago(algorithm, actions, make, observe):
     mitigation = CChain(initial=2.0, warmup=1000)
     agent = make(algorithm, [mitigation], actions=actions)
@@ -68,6 +68,8 @@ def test_the_penalty_compares_with_the_network_of_one_update_ago(algorithm, acti
     def says():
         if algorithm is DQN:
             return agent.q_net(other)
+        if algorithm is Classifier:
+            return agent.policy.logits(other)
         inner = agent.policy.get_distribution(other).distribution
         return inner.mean if actions is BOX else inner.logits
 
@@ -76,11 +78,12 @@ def test_the_penalty_compares_with_the_network_of_one_update_ago(algorithm, acti
     agent.policy.load_state_dict(old)
     before = says()
     agent.policy.load_state_dict(present)
-    agent.present_loss = agent.loss(
-        agent.prepare(
-            agent.replay_buffer.sample(8) if algorithm is DQN else next(agent.rollout_buffer.get(8))
-        )
-    )
+    if algorithm is Classifier:
+        batch = agent._passes.take(8)
+    else:
+        samples = agent.replay_buffer.sample(8) if algorithm is DQN else next(agent.rollout_buffer.get(8))
+        batch = agent.prepare(samples)
+    agent.present_loss = agent.loss(batch)
     if actions is BOX or algorithm is DQN:
         expected = squared_churn(now, before)
     else:
@@ -94,7 +97,7 @@ def test_the_penalty_compares_with_the_network_of_one_update_ago(algorithm, acti
     )
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 def test_equal_networks_are_not_penalised(algorithm, make):
     mitigation = Watched()
     mitigation.seen = []
@@ -103,7 +106,7 @@ def test_equal_networks_are_not_penalised(algorithm, make):
     assert all(abs(churn) < 1e-7 for _, churn in mitigation.seen)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 def test_the_penalty_is_taken_on_other_data(algorithm, make):
     mitigation = Watched()
     mitigation.seen = []
@@ -157,6 +160,7 @@ def test_defaults_are_those_of_the_authors_code_for_each_kind(make):
     assert strengths(PPO) == (1e4, 1, 1, 10, 50)
     assert strengths(PPO, BOX) == (0.05, 100, 0, 50, 100)
     assert strengths(DQN) == (0.01, 50, 0, 10_000, 50_000)
+    assert strengths(Classifier) == (0.01, 1, 0, 1_000, 10_000)
 
 
 def test_it_reduces_churn(make):

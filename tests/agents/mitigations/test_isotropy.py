@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pliant.agents import DQN, PPO, InvalidSetting, Isotropy
+from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Isotropy
 from pliant.agents.mitigations.isotropy import isotropy_penalty
 
 
@@ -39,7 +39,7 @@ def test_the_gradient_is_that_of_the_formula():
 
 
 @pytest.mark.parametrize("policy", ["mlp", "cnn"])
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 def test_a_fixed_strength_applies_to_the_last_layer_of_each_network(algorithm, policy, make, observe):
     mitigation = Isotropy(strength=0.3)
     agent = make(algorithm, [mitigation], policy=policy)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.agents import DQN, PPO, InvalidSetting, Parseval
+from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Parseval
 from pliant.agents.mitigations.parseval import parseval_penalty
 
 
@@ -39,13 +39,15 @@ def test_a_kernel_counts_as_the_matrix_of_its_channels():
 
 
 @pytest.mark.parametrize("policy", ["mlp", "cnn"])
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 def test_every_layer_but_the_last_counts_scaled_by_its_width(algorithm, policy, make, observe):
     mitigation = Parseval(0.1, scale=1.5)
     agent = make(algorithm, [mitigation], policy=policy)
     layers = [m for m in agent.policy.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     if algorithm is PPO:
         heads = [agent.policy.action_net, agent.policy.value_net]
+    elif algorithm is Classifier:
+        heads = [agent.policy.head]
     else:
         layers = [m for m in agent.q_net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         heads = [layers[-1]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.agents import DQN, PPO, InvalidSetting, Spectral
+from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Spectral
 from pliant.agents.mitigations.spectral import power_iteration, spectral_penalty
 
 
@@ -42,11 +42,11 @@ def test_the_penalty_is_zero_at_the_target_and_has_the_gradient_of_the_formula()
 
 
 @pytest.mark.parametrize("policy", ["mlp", "cnn"])
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 def test_every_layer_and_bias_counts(algorithm, policy, make, observe):
     mitigation = Spectral(0.1, target=1.5, power=3)
     agent = make(algorithm, [mitigation], policy=policy, initialisation="lecun-uniform")
-    root = agent.policy if algorithm is PPO else agent.q_net
+    root = agent.q_net if algorithm is DQN else agent.policy
     layers = [m for m in root.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     with torch.no_grad():
         for m in layers:
