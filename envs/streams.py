@@ -159,6 +159,11 @@ class Stream(gymnasium.Env[Floats, np.int64]):
         """Environment steps of an episode: the number of samples."""
         return len(self._which)
 
+    @property
+    def order(self) -> Index:
+        """The order in which this episode shows the samples, ``[N]``; it does not depend on the actions."""
+        return self._order
+
     @cached_property
     def samples(self) -> Samples:
         """All samples, in the order of the data set."""
@@ -191,13 +196,15 @@ class Stream(gymnasium.Env[Floats, np.int64]):
 
     def _observation(self) -> Floats:
         at = min(self._at, len(self._order) - 1)
-        observation: Floats = self._shown(self._which[self._order[at : at + 1]])[0]
+        if "samples" in vars(self):  # all have been worked out
+            observation: Floats = self.samples.inputs[self._order[at]].copy()
+        else:
+            observation = self._shown(self._which[self._order[at : at + 1]])[0]
         return observation
 
     @cached_property
     def _statistics(self) -> tuple[Floats, Floats]:
-        training: Any = load_data(self.variation.data, "train", self.variation.data_dir)
-        return _statistics(training)
+        return _statistics(load_data(self.variation.data, "train", self.variation.data_dir))
 
     def _shown(self, indices: Index) -> Floats:
         """The inputs at ``indices`` of the data set as the task varies them, ``[n, *shape]``."""
@@ -224,9 +231,11 @@ def _labelled(data: DataSet, chosen: Variation) -> tuple[Index, Index, Index]:
         raise InvalidTask(
             f"classes: {chosen.data} has the classes 0 to {data.classes - 1}, not {classes.max()}"
         )
-    position = np.full(data.classes, -1)
+    which = np.arange(len(data.labels))
+    if chosen.classes is not None:
+        which = np.sort(np.concatenate([_members(data)[label] for label in classes]))
+    position = np.zeros(data.classes, np.int64)
     position[classes] = np.arange(len(classes))
-    which = np.flatnonzero(position[data.labels] >= 0)
     name, size = (
         ("samples", chosen.samples) if chosen.split == "train" else ("test_samples", chosen.test_samples)
     )
@@ -240,6 +249,13 @@ def _labelled(data: DataSet, chosen: Variation) -> tuple[Index, Index, Index]:
     labels = _task_labels(position[data.labels[which]], len(classes), chosen)
     actions = np.arange(len(classes)) if chosen.relabel else classes
     return which, actions[labels], np.sort(actions)
+
+
+@lru_cache(maxsize=8)  # by the identity of the data set
+def _members(data: DataSet) -> list[Index]:
+    """The indices of each class's samples; a task of two classes in a thousand looks at no other."""
+    order = np.argsort(data.labels, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(data.labels, minlength=data.classes))[:-1])
 
 
 def _task_labels(labels: Index, classes: int, chosen: Variation) -> Index:

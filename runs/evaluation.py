@@ -23,9 +23,10 @@ from .recording import Episode, Replays
 from .spec import RunSpec, WhichTasks
 from .video import log_video
 
-_RELATIVE_COST = 0.4
+_RELATIVE_COST = {"ppo": 0.4, "dqn": 0.4, "classifier": 1.0}
 """Time of an environment step of evaluation over that of one of training: the most that was measured on the
-presets without mitigations, see docs/decisions/2026-11-20-evaluation-and-replays.md."""
+presets without mitigations, see docs/decisions/2026-11-20-evaluation-and-replays.md and, for the classifier,
+2026-11-21-supervised-streams.md."""
 
 
 def chosen_tasks(which: WhichTasks, after_task: int, tasks: int) -> list[int]:
@@ -170,6 +171,8 @@ class Cost:
     episodes: int
     env_steps: int
     """If every episode took as long as it can."""
+    relative: float
+    """Time of one of these steps over that of one of training."""
     share: float
     """Of the run's time, if every episode took as long as it can."""
 
@@ -179,7 +182,7 @@ class Cost:
         return (
             f"evaluation: {self.episodes:,} episodes, at most {self.env_steps:,} environment steps, about "
             f"{self.share:.1%} of the run's time if no episode ends early (taking its steps for "
-            f"{_RELATIVE_COST:g} of the time of training's)"
+            f"{self.relative:g} of the time of training's)"
         )
 
 
@@ -191,8 +194,10 @@ def expected_cost(plan: Plan) -> Cost:
     played = [on for after in range(-1, tasks) for on in scheduled_tasks(plan.spec, after, tasks)]
     longest = cache(_longest_episode)
     steps = sum(per_task * min(longest(plan.evaluated[on]), settings.max_length) for on in played)
-    evaluation = _RELATIVE_COST * steps
-    return Cost(len(played) * per_task, steps, evaluation / (evaluation + plan.boundaries[-1]))
+    relative = _RELATIVE_COST[plan.spec.agent.algorithm]
+    evaluation = relative * steps
+    share = evaluation / (evaluation + plan.boundaries[-1])
+    return Cost(len(played) * per_task, steps, relative, share)
 
 
 def _longest_episode(task: Task) -> int:

@@ -12,13 +12,16 @@ import numpy as np
 from ..agents import Agent
 from ..agents.distributions import unchecked_distributions
 from ..agents.randomness import isolated_randomness
-from ..envs import Task, make_env
+from ..envs import InvalidShift, Stream, Task, make_env
 from ..envs.minigrid import is_minigrid
 from .acting import Actor, PolicyName, evaluation_mode
 from .recording import Ending, Episode, ObservationHash
 
 SIDE_BY_SIDE = 64
 """Environments alive at once. A forward pass costs hardly more for 64 rows than for one."""
+
+_AT_ONCE = 256
+"""Observations of one forward pass where those to come are known."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ def play(
                         index = waiting.popleft()
                         task = tasks[wanted[index].on_task]
                         playing.append((index, _Playing(task, wanted[index], max_length, observations)))
+                        if playing[-1][1].play_through(actor):
+                            played[index] = playing[-1][1].finish()
+                            playing.pop()
+                    if not playing:
+                        continue
                     actions = actor.act(
                         [one.observation for _, one in playing], [one.generator for _, one in playing]
                     )
@@ -101,6 +109,27 @@ class _Playing:
         self._rewards: list[float] = []
         self._ending: Ending = "cut"
         self._info: dict[str, Any] = {}
+
+    def play_through(self, actor: Actor) -> bool:
+        """Play the whole episode if its observations are known beforehand; returns whether they were.
+
+        Those of a supervised stream are, for actions change nothing: one forward pass then serves for
+        hundreds of environment steps.
+        """
+        stream = self.env.unwrapped
+        if not isinstance(stream, Stream):
+            return False
+        try:
+            inputs = self.env.get_wrapper_attr("samples").inputs
+        except InvalidShift:  # such as noise: what is shown next is not known
+            return False
+        coming = stream.order[: self.max_length]
+        for start in range(0, len(coming), _AT_ONCE):
+            shown = inputs[coming[start : start + _AT_ONCE]]
+            for action in actor.act(shown, [self.generator] * len(shown)):
+                if self.step(action):
+                    return True
+        raise AssertionError("an episode of a stream ends with its samples")
 
     def step(self, action: Any) -> bool:
         """Take one environment step; returns whether the episode is over."""

@@ -188,6 +188,10 @@ class DiagnosticsSpec(Settings):
     """Another snapshot after this many updates within a task (PPO counts epochs); 0 for none."""
     every: NonNegativeInt = 10_000
     """Environment steps between two rows of feature ranks, dead units and norms; 0 for none."""
+    task_interval: PositiveInt = 1
+    """Snapshots of every so-manieth task only: 0, ``task_interval``, 2 ``task_interval``, ..."""
+    figures: bool = True
+    """Draw each snapshot for TensorBoard; where a task lasts a second that takes longer than the task."""
     spectrum: SpectrumSpec = SpectrumSpec()
 
 

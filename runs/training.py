@@ -165,7 +165,7 @@ class _Trainer:
     def _snapshots(self, index: int, done: int) -> list[SnapshotCallback]:
         """The callback that measures task ``index`` on data of its own, in environments of its own."""
         settings = self.spec.diagnostics
-        if not (settings.at or settings.updates):
+        if not (settings.at or settings.updates) or index % settings.task_interval:
             return []
 
         def fresh_batch() -> Any:
@@ -184,6 +184,7 @@ class _Trainer:
                 task=index,
                 settings=snapshot_settings(self.spec, self.plan.task_steps[index]),
                 every=settings.updates,
+                figures=settings.figures,
             )
         ]
 

@@ -13,7 +13,10 @@ Index = NDArray[np.int64]
 
 
 class DataSet(Protocol):
-    """One split of a data set: N labelled inputs."""
+    """One split of a data set: N labelled inputs. Equal to nothing but itself."""
+
+    def __hash__(self) -> int:
+        """By identity, so that what is worked out from a data set can be kept beside it."""
 
     @property
     def labels(self) -> Index:

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from pliant.envs import Task, make_env
+from pliant.runs import playing
+from pliant.runs.build import build_agent, vector_env
 from pliant.runs.errors import SpecError
 from pliant.runs.evaluation import expected_cost
 from pliant.runs.evaluation_table import read_rows
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
+from pliant.runs.playing import Assignment, play
 from pliant.runs.presets import dump, validate
 from pliant.runs.recording import Replays
 from pliant.runs.training import train
@@ -23,7 +26,7 @@ STREAM = {
         "length": 128,
         "count": 2,
     },
-    "agent": {"algorithm": "ppo", "n_steps": 64, "batch_size": 32, "network": {"hidden": [8]}},
+    "agent": {"algorithm": "ppo", "n_steps": 64, "learning_rate": 0.01, "network": {"hidden": [8]}},
     "diagnostics": {"at": [], "every": 0},
     "evaluation": {"episodes": 1, "kwargs": {"split": "test", "test_samples": 40}},
 }
@@ -78,6 +81,66 @@ def test_the_cost_of_evaluation_counts_the_samples_that_it_plays() -> None:
 def test_kwargs_that_cannot_be_are_refused_before_anything_is_written(kwargs: dict, message: str) -> None:
     with pytest.raises(SpecError, match=rf"evaluation\.kwargs: {message}"):
         make_plan(evaluated(kwargs=kwargs), "cpu")
+
+
+CLASSIFIER = {
+    **STREAM,
+    "agent": {"algorithm": "classifier", "learning_rate": 0.01, "network": {"hidden": [20]}},
+}
+SHIFTS = {"none": [], "pure": [{"type": "observation-offset", "std": 1.0}]}
+
+
+@pytest.mark.parametrize("max_length", [10_000, 25])
+@pytest.mark.parametrize("shifts", SHIFTS.values(), ids=SHIFTS)
+@pytest.mark.parametrize("policy", ["deterministic", "stochastic"])
+@pytest.mark.parametrize("table", [STREAM, CLASSIFIER], ids=["ppo", "classifier"])
+def test_playing_what_is_foreseen_is_playing_step_by_step(
+    table, policy, shifts, max_length, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(validate({**table, "tasks": {**table["tasks"], "shifts": shifts}}, source="test"), "cpu")
+    agent = build_agent(plan.spec, vector_env(plan.sequence[0], 1, 0), seed=0, device=plan.device)
+    agent.learn(128)
+    wanted = [Assignment(on, episode, policy, 7 + episode) for on in (0, 1) for episode in (0, 1)]
+    foreseen = play(agent, plan.evaluated, wanted, max_length=max_length)
+    monkeypatch.setattr(playing, "Stream", type(None))  # no environment is one now
+    stepped = play(agent, plan.evaluated, wanted, max_length=max_length)
+    for one, other in zip(foreseen, stepped, strict=True):
+        assert one.digest == other.digest
+        assert one.actions.tolist() == other.actions.tolist()
+        assert one.rewards.tolist() == other.rewards.tolist()
+        assert (one.ending, one.length) == (other.ending, min(40, max_length))
+    assert foreseen[0].digest != foreseen[1].digest
+    assert len({int(action) for one in foreseen for action in one.actions}) > 1
+
+
+def test_what_cannot_be_foreseen_is_played_step_by_step() -> None:
+    noisy = {**STREAM["tasks"], "shifts": [{"type": "observation-noise", "std": 0.1}]}
+    plan = make_plan(validate({**STREAM, "tasks": noisy}, source="test"), "cpu")
+    agent = build_agent(plan.spec, vector_env(plan.sequence[0], 1, 0), seed=0, device=plan.device)
+    [episode] = play(agent, plan.evaluated, [Assignment(0, 0, "deterministic", 3)], max_length=10_000)
+    assert (episode.length, episode.ending) == (40, "terminated")
+
+
+@pytest.mark.parametrize("figures", [True, False])
+def test_snapshots_are_taken_of_every_so_manieth_task_and_drawn_if_wanted(figures, tmp_path: Path) -> None:
+    table = {
+        **CLASSIFIER,
+        "tasks": {**STREAM["tasks"], "count": 2 if figures else 3},
+        "diagnostics": {
+            "at": ["init"],
+            "samples": 32,
+            "task_interval": 2,
+            "figures": figures,
+            "spectrum": {"depth": 2, "method": "lanczos", "features": False, "minibatches": 0},
+        },
+    }
+    plan = make_plan(validate(table, source="test"), "cpu")
+    folder = RunFolder.create(tmp_path, plan.spec, plan.boundaries)
+    train(plan, folder, lambda _: None, lambda: False)
+    names = sorted(path.name for path in folder.snapshots.glob("*.npz"))
+    assert names == [f"task-00{i}-init.npz" for i in range(0, len(plan.sequence), 2)]
+    [events] = folder.tensorboard.glob("events*")
+    assert (b"spectrum/density" in events.read_bytes()) == figures
 
 
 def write_class_files(folder: Path) -> None:
