@@ -168,6 +168,12 @@ class Agent(BaseAlgorithm):
         for mitigation in self.mitigations:
             mitigation.on_task_start(self, task)
 
+    def cut_episodes(self) -> None:
+        """The environments are about to be reset: what comes next does not follow from what came last.
+
+        An agent that remembers transitions marks its latest, as where a time limit cuts an episode.
+        """
+
     def schedule_over(self, start: int, end: int) -> None:
         """Let every schedule (learning rate, clip range, exploration) run from 1 to 0 over a window.
 

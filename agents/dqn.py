@@ -121,6 +121,13 @@ class DQN(Agent, stable_baselines3.DQN):
         super().schedule_over(start, end)
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
 
+    def cut_episodes(self) -> None:
+        """As `Agent.cut_episodes`: no n-step return goes on into the episode that is next in the buffer."""
+        buffer = self.replay_buffer
+        if buffer is not None and (buffer.full or buffer.pos):
+            last = buffer.pos - 1  # -1: the end of a buffer that has just become full
+            buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], np.logical_not(buffer.dones[last]))
+
     # Windows for the instruments --------------------------------------------------------------------------
 
     def objectives(self, unclipped: bool = False) -> dict[str, Objective]:

@@ -1,5 +1,6 @@
 """Snapshots during training, as a callback; the only module that knows stable-baselines3."""
 
+import errno
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -62,13 +63,23 @@ class _UpdateNorms:
         self._lengths, self._updates = {}, 0
         return {f"plasticity/{name}/update_norm": length / updates for name, length in lengths.items()}
 
+    def state(self) -> dict[str, Any]:
+        """The sums, between two calls of ``train()``."""
+        return {"next": self._next, "lengths": self._lengths, "updates": self._updates}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put them back."""
+        self._next, self._updates = int(state["next"]), int(state["updates"])
+        self._lengths = {str(name): float(length) for name, length in state["lengths"].items()}
+
 
 class SnapshotCallback(BaseCallback):
     """Measures the agent where a ``learn()`` begins (``init``), where it ends (``end``), in between if asked.
 
     With one ``learn()`` per task these are the switches: ``init`` sees the parameters as the last task left
     them, on data of the task to come. Training is the same with it as without: nothing of the agent is
-    touched. A snapshot that fails becomes a warning and a record in ``failures``; it never ends the run.
+    touched. A snapshot that fails becomes a warning and a record in ``failures``; only a full disk ends
+    the run.
 
     Numbers of ``init`` and of snapshots in between are logged under their tags, those of ``end`` under
     ``end/...``: the end of a task and the beginning of the next are the same environment step. At ``init``,
@@ -81,6 +92,9 @@ class SnapshotCallback(BaseCallback):
     lower bound of their mean length where it takes many (PPO: all epochs over a rollout). Everything that
     ``train()`` does to the parameters counts, steps of mitigations too. Mean over the calls since the last
     snapshot; of calls less than 1,000 environment steps apart, the first.
+
+    A task may take several ``learn()``s, one after the other: set ``first`` and ``last`` before each. What is
+    remembered from one to the next is ``state`` and ``tensors``, for a process that goes on with the next.
 
     Args:
         batch_source: gathers a fresh batch of the task, in environments of its own.
@@ -119,11 +133,36 @@ class SnapshotCallback(BaseCallback):
         self.every = every
         self.figures = figures
         self.on_snapshot = on_snapshot
+        self.first = True
+        """Whether the ``learn()`` to come is the first of its task, where ``init`` belongs."""
+        self.last = True
+        """Whether it is the last, where ``end`` belongs."""
         self._reference: Copies = {}
         self._updates = 0
         self._steps = _UpdateNorms()
 
+    def state(self) -> dict[str, Any]:
+        """What is remembered from one ``learn()`` of a task to the next, for JSON."""
+        return {"updates": self._updates, "steps": self._steps.state()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same in tensors: the parameters at the switch, ``<network>/<name>``, while they are needed."""
+        if not self.every and "end" not in self.moments:
+            return {}
+        return {f"{n}/{k}": p for n, parameters in self._reference.items() for k, p in parameters.items()}
+
+    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Remember what another process did: ``state`` and ``tensors`` of its callback."""
+        self._updates = int(state["updates"])
+        self._steps.load_state(state["steps"])
+        self._reference = {}
+        for name, tensor in tensors.items():
+            network, _, parameter = name.partition("/")
+            self._reference.setdefault(network, {})[parameter] = tensor
+
     def _on_training_start(self) -> None:
+        if not self.first:
+            return
         self._updates = self._count()
         if "init" in self.moments:
             self._take("init")
@@ -142,7 +181,7 @@ class SnapshotCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._steps.after(self._networks, self._gradient_updates(), self.num_timesteps)
-        if "end" in self.moments:
+        if self.last and "end" in self.moments:
             self._take("end")
 
     def _on_step(self) -> bool:
@@ -184,6 +223,8 @@ class SnapshotCallback(BaseCallback):
             if self.on_snapshot is not None:
                 self.on_snapshot(snapshot)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # no fault of the measurement: room can be made, and the task gone on with
             snapshot.failures["record"] = f"{type(error).__name__}: {error}"
         for instrument, reason in snapshot.failures.items():
             text = f"snapshot {moment!r} of task {self.task}: {instrument} failed, training goes on: {reason}"

@@ -1,6 +1,7 @@
 """Everything measured at one moment of training, as a record that can be saved and logged."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ class Snapshot:
         return numbers | self.values
 
     def save(self, path: str | Path) -> Path:
-        """Write one ``.npz`` without pickles."""
+        """Write one ``.npz`` without pickles, whole or not at all; it is on the disk when this returns."""
         record = {
             "schema": SCHEMA,
             "label": self.label,
@@ -76,8 +77,12 @@ class Snapshot:
         for part, spectrum in self.spectra.items():
             arrays |= {f"spectrum/{part}/{name}": value for name, value in spectrum.arrays().items()}
         path = Path(path)
-        with path.open("wb") as file:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
             np.savez_compressed(file, snapshot=np.array(json.dumps(record)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
         return path
 
     @staticmethod

@@ -26,7 +26,10 @@ _FEATURE_SAMPLES = 512
 
 
 class RunMonitor(BaseCallback):
-    """Watches one task: writes episodes.csv, reports progress, stops between rollouts when asked to."""
+    """Watches one task: writes episodes.csv, reports progress, stops between rollouts when asked to.
+
+    A task takes a ``learn()`` from one reset point to the next; set ``last`` before the last of them.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class RunMonitor(BaseCallback):
         self.report = report
         self.interrupted = interrupted
         self.started = started
+        self.last = True
         self.returns: list[tuple[int, float]] = []
         """Environment step and return of every episode of this task."""
         self._next_report = 0.0
@@ -69,14 +73,15 @@ class RunMonitor(BaseCallback):
         if dones.any():
             for index in np.flatnonzero(dones):
                 episode = self.locals["infos"][index]["episode"]
-                self.returns.append((self.num_timesteps, episode["r"]))
+                self.returns.append((self.num_timesteps, float(episode["r"])))
                 self.episodes.write(self.num_timesteps, self.task, episode)
         return True
 
     def _on_training_end(self) -> None:
-        self.episodes.flush()
-        self._log_switch()
-        self._tell(force=True)
+        if self.last:
+            self.episodes.flush()
+            self._log_switch()
+            self._tell(force=True)
 
     def _after(self, step: int) -> float:
         """The environment step at which features are due next; a multiple, so that resuming moves none."""

@@ -17,6 +17,14 @@ class DamagedFile(RunFolderError):
     """A file of a run folder that is there but cannot be read."""
 
 
+class FolderInUse(RunFolderError):
+    """Another process writes to the run folder."""
+
+
+class DiskFull(RunFolderError):
+    """There is no room left for what a run has to write."""
+
+
 class Incomparable(RunError):
     """Runs that cannot stand side by side in one report."""
 
@@ -26,4 +34,4 @@ class DeviceError(RunError):
 
 
 class RunInterrupted(Exception):
-    """Raised between two rollouts after Ctrl-C, so that the agent is saved in a consistent state."""
+    """Raised between two rollouts after Ctrl-C; the text says from where the run will go on."""

@@ -62,7 +62,7 @@ def evaluate(
         tell: called with the rows of every checkpoint that has been written down.
 
     Raises:
-        RunFolderError: there is no such checkpoint, or something is damaged.
+        RunFolderError: there is no such checkpoint, something is damaged, or the run is being trained.
         SpecError: there is no such task.
     """
     plan = make_plan(folder.read_spec(), device)
@@ -75,14 +75,15 @@ def evaluate(
     wanted = assignments(
         plan.spec, on_tasks or tasks, episodes or settings.episodes, policies or settings.policies
     )
-    there = {row.key for row in read_rows(folder.evaluation_file)}
-    if replays:
-        there &= recorded_keys(folder)
-    missing = {after: [one for one in wanted if (after, *one.key) not in there] for after in afters}
-    work = {after: ones for after, ones in missing.items() if ones}
-    for after, result in _results(folder, device, work, replays, min(jobs, len(work))):
-        append_rows(folder.evaluation_file, result)
-        tell(after, result)
+    with folder.locked():
+        there = {row.key for row in read_rows(folder.evaluation_file)}
+        if replays:
+            there &= recorded_keys(folder)
+        missing = {after: [one for one in wanted if (after, *one.key) not in there] for after in afters}
+        work = {after: ones for after, ones in missing.items() if ones}
+        for after, result in _results(folder, device, work, replays, min(jobs, len(work))):
+            append_rows(folder.evaluation_file, result)
+            tell(after, result)
     played = sum(map(len, work.values()))
     return Done(played, len(afters) * len(wanted) - played)
 

@@ -15,7 +15,7 @@ from ..agents.randomness import isolated_randomness
 from ..envs import Task, make_env
 from .acting import PolicyName
 from .build import derive_seed
-from .evaluation_table import Row, append_rows, keep_rows_until, read_rows
+from .evaluation_table import Row, append_rows, keep_rows_until
 from .folder import RunFolder, installed_versions
 from .plan import Plan
 from .playing import Assignment, play
@@ -61,18 +61,27 @@ def assignments(
     ]
 
 
-def evaluate_scheduled(plan: Plan, folder: RunFolder, agent: Agent, after_task: int) -> list[Episode]:
+def evaluate_scheduled(
+    plan: Plan, folder: RunFolder, agent: Agent, after_task: int, *, again: bool = False
+) -> list[Episode]:
     """Play, record and write down what the spec wants after task ``after_task``.
 
-    What an interrupted call has already written down is not played again.
+    Args:
+        plan: of the run.
+        folder: of the run.
+        agent: as the checkpoint after the task has it.
+        after_task: -1 for before training.
+        again: a process that was stopped may have done some of it, or `pliant evaluate` more. What it has
+            written down stays as it is; all is played, for whoever asks for the episodes.
     """
     settings = plan.spec.evaluation
     on_tasks = scheduled_tasks(plan.spec, after_task, len(plan.sequence))
     wanted = assignments(plan.spec, on_tasks, settings.episodes, settings.policies)
-    written = {row.key for row in read_rows(folder.evaluation_file)}
-    missing = [one for one in wanted if (after_task, *one.key) not in written]
-    episodes = play_and_record(plan, folder, agent, after_task, missing, replays=settings.replays)
-    append_rows(folder.evaluation_file, rows(plan, after_task, episodes))
+    episodes = _play(plan, agent, wanted, replays=settings.replays)
+    if settings.replays:
+        done = _recorded(folder, after_task) if again else set()
+        record(plan, folder, after_task, [one for one in episodes if one.key not in done])
+    append_rows(folder.evaluation_file, rows(plan, after_task, episodes), all_new=not again)
     return episodes
 
 
@@ -85,27 +94,44 @@ def play_and_record(
     *,
     replays: bool,
 ) -> list[Episode]:
-    """Play ``wanted`` and, with ``replays``, save their records in new files, one per task."""
+    """Play ``wanted`` and, with ``replays``, save their records."""
+    episodes = _play(plan, agent, wanted, replays=replays)
+    if replays:
+        record(plan, folder, after_task, episodes)
+    return episodes
+
+
+def record(plan: Plan, folder: RunFolder, after_task: int, episodes: Sequence[Episode]) -> None:
+    """Save the records of ``episodes`` in new files, one per task."""
+    versions = installed_versions()
+    for on in dict.fromkeys(episode.on_task for episode in episodes):
+        Replays(
+            task=plan.evaluated[on],
+            after_task=after_task,
+            on_task=on,
+            env_steps=plan.boundaries[after_task + 1],
+            versions=versions,
+            episodes=tuple(episode for episode in episodes if episode.on_task == on),
+        ).save(folder.new_replays(after_task, on))
+
+
+def _play(plan: Plan, agent: Agent, wanted: Sequence[Assignment], *, replays: bool) -> list[Episode]:
     settings = plan.spec.evaluation
-    episodes = play(
+    return play(
         agent,
         plan.evaluated.tasks,
         wanted,
         max_length=settings.max_length,
         observations=replays and settings.observations,
     )
-    if replays:
-        versions = installed_versions()
-        for on in dict.fromkeys(episode.on_task for episode in episodes):
-            Replays(
-                task=plan.evaluated[on],
-                after_task=after_task,
-                on_task=on,
-                env_steps=plan.boundaries[after_task + 1],
-                versions=versions,
-                episodes=tuple(episode for episode in episodes if episode.on_task == on),
-            ).save(folder.new_replays(after_task, on))
-    return episodes
+
+
+def _recorded(folder: RunFolder, after_task: int) -> set[tuple[int, int, str]]:
+    """The keys of the episodes that are recorded of one checkpoint."""
+    files = (
+        path for (after, _), paths in folder.replay_files().items() for path in paths if after == after_task
+    )
+    return {one.key for path in files for one in Replays.load(path).episodes}
 
 
 def rows(plan: Plan, after_task: int, episodes: Iterable[Episode]) -> list[Row]:
@@ -156,7 +182,7 @@ def log_videos(plan: Plan, logger: Logger, after_task: int, episodes: Iterable[E
 
 
 def forget_after(folder: RunFolder, env_steps: int, boundaries: Sequence[int]) -> None:
-    """Drop rows and replays of what a resumed run is about to do again."""
+    """Drop rows and replays of checkpoints that a resumed run is about to make again."""
     keep_rows_until(folder.evaluation_file, env_steps)
     for (after, _), paths in folder.replay_files().items():
         if boundaries[after + 1] > env_steps:

@@ -50,7 +50,7 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows; none if there is no file.
+    """All rows; none if there is no file. A last line without its end is none: it is being written.
 
     Raises:
         RunFolderError: the file is damaged; the text names the line.
@@ -58,8 +58,10 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
+        reader = csv.reader(line for line in file if line.endswith("\n"))
+        header = next(reader, None)
+        if header is None:
+            return []
         if tuple(header) != COLUMNS:
             raise RunFolderError(
                 f"{str(path)!r} has the columns {','.join(header)!r}, expected {','.join(COLUMNS)!r}; move "
@@ -77,9 +79,16 @@ def read_rows(path: Path) -> list[Row]:
         return rows
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add ``rows`` in one write, behind the header if the file is new; rows already there are left out."""
-    present = {row.key for row in read_rows(path)}
+def append_rows(path: Path, rows: Iterable[Row], *, all_new: bool = False) -> None:
+    """Add ``rows`` in one write, behind the header if the file is new; rows already there are left out.
+
+    Args:
+        path: of the file.
+        rows: to add.
+        all_new: none of them is there. Looking costs the more the longer the file is.
+    """
+    present = set() if all_new else {row.key for row in read_rows(path)}
+    _drop_half_a_line(path)
     with path.open("a", encoding="utf-8", newline="") as file:
         header = _text([COLUMNS]) if file.tell() == 0 else ""
         file.write(header + _text(_cells(row) for row in rows if row.key not in present))
@@ -91,6 +100,18 @@ def keep_rows_until(path: Path, env_steps: int) -> None:
     """Drop the rows of checkpoints after ``env_steps`` environment steps; the header is there in any case."""
     kept = [row for row in read_rows(path) if row.env_steps <= env_steps]
     write_atomically(path, _text([COLUMNS, *map(_cells, kept)]))
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Whoever wrote it was stopped in the middle; what is appended must not go on with it."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _row(cells: list[str]) -> Row:

@@ -27,6 +27,7 @@ class Outcome:
     path: Path
     status: Literal["complete", "interrupted", "failed", "not started"]
     message: str = ""
+    """Why it failed, or from where an interrupted run goes on."""
 
 
 def execute(
@@ -42,14 +43,18 @@ def execute(
     folder = RunFolder.open(path)
     try:
         train(make_plan(folder.read_spec(), device), folder, report, interrupted, resume=resume)
-    except RunInterrupted:
-        return Outcome(path, "interrupted")
+    except RunInterrupted as where:
+        return Outcome(path, "interrupted", str(where))
     except (RunError, AgentError, EnvError) as error:
         return Outcome(path, "failed", str(error))
     except Exception:
         # Not foreseen: kept for whoever looks into it, and named to the person who waits.
-        log = folder.write_traceback(traceback.format_exc())
-        return Outcome(path, "failed", f"an unforeseen error; its traceback is in {log}")
+        text = traceback.format_exc()
+        try:
+            kept = f"its traceback is in {folder.write_traceback(text)}"
+        except OSError as error:
+            kept = f"its traceback could not be written ({error.strerror}):\n{text}"
+        return Outcome(path, "failed", f"an unforeseen error; {kept}")
     return Outcome(path, "complete")
 
 

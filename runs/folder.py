@@ -13,6 +13,7 @@
         snapshots/       one .npz per measured moment
         replays/         recorded evaluation episodes, one .npz per checkpoint and task
         error.txt        traceback of an error that nobody foresaw, if there was one
+        .lock            locked by the process that writes here
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import DamagedFile, RunFolderError, SpecError
+from .lock import locked
 from .manifest import what_is_wrong
 from .presets import assign, dump, validate
 from .reading import read_json, read_toml, refuse_links
@@ -205,6 +209,37 @@ class RunFolder:
         saved = {path.name for path in self.checkpoint_list()}
         return [task - 1 for task, steps in enumerate(boundaries) if self.checkpoint(steps).name in saved]
 
+    def has_episodes(self) -> bool:
+        """Whether a training episode has been written down."""
+        try:
+            with self.episodes_file.open("rb") as file:
+                return len(file.readlines(2**10)) > 1
+        except FileNotFoundError:
+            return False
+
+    def remove_checkpoint(self, steps: int) -> None:
+        """Remove the checkpoint after ``steps`` environment steps; what is left half-way is no checkpoint."""
+        path = self.checkpoint(steps)
+        hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed had half written; call it with the lock held."""
+        for folder in (self.path, self.checkpoints, self.snapshots, self.replays):
+            for path in folder.glob(".*"):
+                if re.fullmatch(r"\..+\.(\d+|replaced)", path.name) and not path.is_symlink():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Within the block nobody else writes here.
+
+        Raises:
+            FolderInUse: somebody does.
+            RunFolderError: the folder cannot be written.
+        """
+        return locked(self.path / ".lock", f"the run folder {str(self.path)!r}")
+
     # What is in them ---------------------------------------------------------------------------------
 
     def read_spec(self, settings: Sequence[str] = ()) -> RunSpec:
@@ -253,11 +288,14 @@ def run_folders(results: Path) -> list[Path]:
 def write_atomically(path: Path, text: str) -> None:
     """Write the whole of ``text`` or nothing: to a temporary name, synced, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _first_free_npz(folder: Path, stem: str) -> Path:

@@ -130,6 +130,8 @@ class Replays:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.rename(path)
 
     @classmethod

@@ -222,6 +222,28 @@ class EvaluationSpec(Settings):
     """So many episodes of each occasion, on the task just trained, become moving pictures in TensorBoard."""
 
 
+class CheckpointSpec(Settings):
+    """When everything is saved that a run needs to go on, and what is kept of it.
+
+    A checkpoint is a reset point: the environments begin new episodes there, so that nothing of a simulator
+    has to be saved and a run that goes on from it equals one that was never stopped, bit for bit. There is
+    one at every switch, and within tasks every so many environment steps; never by the clock, which would
+    make two equal runs differ.
+    """
+
+    every: NonNegativeInt = 100_000
+    """Environment steps of a task from one checkpoint to the next, rounded up to whole rollouts; 0: only at
+    switches. A run that is killed does as many again, at 600 to 1,000 environment steps per second (PPO, Ant)
+    two to three minutes."""
+    keep: PositiveInt = 2
+    """So many of the newest checkpoints stay: one to go on from, the others in case that it is damaged.
+    (DQN's replay buffer is in the newest two.) Older ones within tasks are removed."""
+    keep_switches: PositiveInt = 100
+    """Of the checkpoints at switches, which `pliant evaluate` and `pliant measure` look at, at most so many
+    stay besides the untrained one: with more tasks, those after every k-th task and after the last. So 1,000
+    tasks leave about a hundred checkpoints, of about 3 times the networks' size each (Adam)."""
+
+
 class RunSpec(Settings):
     """One run: an agent, a sequence of tasks, what keeps the agent plastic, and what is measured."""
 
@@ -241,6 +263,7 @@ class RunSpec(Settings):
     """Settings by name of ``pliant.agents.MITIGATIONS``."""
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    checkpoints: CheckpointSpec = CheckpointSpec()
 
     @property
     def rollout_steps(self) -> int:
@@ -261,6 +284,14 @@ class RunSpec(Settings):
         if isinstance(self.agent, ClassifierSpec):
             return length
         return -(-length // self.rollout_steps) * self.rollout_steps
+
+    def reset_points(self, steps: int) -> list[int]:
+        """After how many environment steps of a task that takes ``steps`` there is a checkpoint.
+
+        The last is the end of the task.
+        """
+        every = self.task_steps(self.checkpoints.every) or steps
+        return [*range(every, steps, every), steps]
 
     def gradient_updates(self, steps: int) -> int:
         """Gradient updates that training takes over ``steps`` environment steps.

@@ -2,30 +2,40 @@
 
 One path to read from top to bottom: for each task, set the environment, measure the loss that is about to be
 descended, learn, measure again, save, evaluate.
+
+A checkpoint is a reset point: all environments are made anew there, with seeds that depend on where the run
+stands and on nothing else. What a run does after a checkpoint is therefore decided by the checkpoint alone,
+and a process that goes on from it does what the one before it did, or would have done.
 """
 
 from __future__ import annotations
 
+import errno
 import time
-from contextlib import closing
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import HParam, Logger
 
-from ..agents import Agent, NonFiniteLoss
+from ..agents import Agent, AgentError, NonFiniteLoss
 from ..diagnostics import SnapshotCallback
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .callbacks import InterruptRequested, RunMonitor
-from .checkpoint import Position, load_checkpoint, save_checkpoint
-from .errors import RunFolderError, RunInterrupted
+from .checkpoint import Position, load_newest, save_checkpoint
+from .errors import DiskFull, RunError, RunFolderError, RunInterrupted
 from .evaluation import evaluate_scheduled, forget_after, log_evaluation, log_videos
 from .folder import RunFolder
-from .logs import EpisodeCsv, run_logger
+from .logs import LogMarks, RunLogs
 from .plan import Plan
 from .presets import dump
 from .progress import Reporter
+from .retention import superfluous
 from .spec import RunSpec
 
 
@@ -36,30 +46,53 @@ def train(
 
     Args:
         plan: from :func:`make_plan`.
-        folder: a fresh one, or, with ``resume``, that of an interrupted run of the same spec.
+        folder: a fresh one, or, with ``resume``, that of a run of the same spec that was stopped.
         report: called after every rollout.
-        interrupted: asked before every rollout; once it says yes, the agent is saved and the run stops.
-        resume: go on from the newest checkpoint.
+        interrupted: asked before every rollout; once it says yes, the run stops.
+        resume: go on from the newest checkpoint that is not damaged.
 
     Raises:
-        RunInterrupted: the run was stopped between two rollouts, and saved.
-        NonFiniteLoss: the loss was not finite; the checkpoint of the last switch is kept.
+        RunInterrupted: the run was stopped between two rollouts; the text says from where it will go on.
+        NonFiniteLoss: the loss was not finite; the checkpoints are kept.
+        DiskFull: there is no room for what has to be written.
+        RunFolderError: another process trains this run; the folder is gone, or cannot be written or read.
     """
     torch.set_num_threads(plan.spec.threads)
-    folder.set_status("running")
-    try:
-        _Trainer(plan, folder, report, interrupted).run(resume)
-    except RunInterrupted:
-        folder.set_status("interrupted")
-        raise
-    except NonFiniteLoss as error:
-        # Divergence comes back however often the run is repeated; a sweep does not repeat it.
-        folder.set_status("failed", error=str(error), diverged=True)
-        raise
-    except BaseException as error:
-        folder.set_status("failed", error=f"{type(error).__name__}: {error}")
-        raise
-    folder.set_status("complete")
+    with folder.locked():
+        try:
+            folder.set_status("running")
+            _Trainer(plan, folder, report, interrupted).run(resume)
+            folder.set_status("complete")
+        except (RunInterrupted, KeyboardInterrupt):
+            folder.set_status("interrupted")
+            raise
+        except BaseException as error:
+            told = _error_of_files(error, folder) or error
+            text = str(told) if isinstance(told, (RunError, AgentError)) else f"{type(told).__name__}: {told}"
+            with suppress(OSError, RunError):  # on a full disk this cannot be written either
+                # Divergence comes back however often the run is repeated; a sweep does not repeat it.
+                more = {"diverged": True} if isinstance(told, NonFiniteLoss) else {}
+                folder.set_status("failed", error=text, **more)
+            if told is error:
+                raise
+            raise told from error
+
+
+def _error_of_files(error: BaseException, folder: RunFolder) -> RunFolderError | None:
+    """What a person is told of an error of the run folder's own files; None for any other."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            f"there is no room left to write to {str(folder.path)!r}; make some, and go on with --resume"
+        )
+    named = Path(error.filename).absolute() if isinstance(error.filename, str) else Path()
+    if named.is_relative_to(folder.path.absolute()):
+        return RunFolderError(
+            f"{str(named)!r} cannot be written: {error.strerror}; put the folder back, or make it writable, "
+            "and go on with --resume"
+        )
+    return None
 
 
 class _Trainer:
@@ -74,33 +107,66 @@ class _Trainer:
         self.report = report
         self.interrupted = interrupted
         self.agent: Agent
+        self.logs: RunLogs
         self.logger: Logger
-        self.evaluation_seconds: float = folder.read_manifest().get("evaluation_seconds", 0.0)
+        manifest = folder.read_manifest()
+        self.run_id: str = manifest["id"]  # not the folder's name: it may have been moved
+        self.evaluation_seconds: float = manifest.get("evaluation_seconds", 0.0)
+        self.saved = Position(task=0, task_steps=0, env_steps=0)
+        """Where the newest checkpoint is."""
 
     def run(self, resume: bool) -> None:
+        self.folder.remove_leftovers()
         self._fresh_agent(0)
-        start = self._load() if resume else Position(task=0, task_steps=0, env_steps=0)
-        with (
-            closing(run_logger(self.folder, start.env_steps)) as self.logger,
-            closing(EpisodeCsv(self.folder.episodes_file, start.env_steps)) as self.episodes,
-        ):
-            if not resume:
-                _log_spec(self.logger, self.spec)
-                self._save(start)  # so that there is always something to return to
-            forget_after(self.folder, start.env_steps, self.plan.boundaries)
-            self.started = (time.monotonic(), start.env_steps)
-            if start.task_steps == 0:
-                self._evaluate(start.task - 1)
-            for index in range(start.task, len(self.plan.sequence)):
-                self._train_task(index, done=start.task_steps if index == start.task else 0)
+        try:
+            start = self._load() if resume else None
+            keep = _log_marks(start) if start else None
+            with RunLogs(self.folder, keep, self.saved.env_steps) as self.logs:
+                self.logger = self.logs.logger
+                self._run_from(start)
+        except RunInterrupted:
+            raise RunInterrupted(f"from environment step {self.saved.env_steps:,}") from None
+        finally:
+            self._close_env()
 
-    def _load(self) -> Position:
-        checkpoints = self.folder.checkpoint_list()
-        if not checkpoints:
-            raise RunFolderError(
-                f"{str(self.folder.path)!r} has no checkpoint to resume from; start the run anew"
+    def _run_from(self, start: Position | None) -> None:
+        """Everything that comes after the checkpoint ``start``; None: all."""
+        if start is None:
+            _log_spec(self.logger, self.spec)
+            self._save(self.saved)  # so that there is always something to return to
+        first = self.saved
+        forget_after(self.folder, first.env_steps, self.plan.boundaries)
+        self.started = (time.monotonic(), first.env_steps)
+        if first.task_steps == 0:
+            self._evaluate(first.task - 1, again=start is not None)
+        for index in range(first.task, len(self.plan.sequence)):
+            self._train_task(index, first if index == first.task and first.task_steps else None)
+            self._evaluate(index)
+
+    def _load(self) -> Position | None:
+        """The newest checkpoint that can be used, put into the agent; None: there never was one."""
+        paths = self.folder.checkpoint_list()
+        if not paths and not self.folder.has_episodes():
+            return None
+        position, damaged = load_newest(paths, self.agent, self.run_id)
+        for text in damaged:
+            warnings.warn(
+                f"{text}; going on from environment step {position.env_steps:,}", RuntimeWarning, stacklevel=2
             )
-        return load_checkpoint(checkpoints[-1], self.agent)
+        boundaries = self.plan.boundaries
+        if not (
+            position.task < len(boundaries)
+            and boundaries[position.task] + position.task_steps == position.env_steps
+        ):
+            raise RunFolderError(
+                f"the checkpoint after {position.env_steps:,} environment steps does not fit the tasks of "
+                f"{str(self.folder.spec_file)!r}; put that file back as it was"
+            )
+        for path in paths:
+            if int(path.name) > position.env_steps:
+                self.folder.remove_checkpoint(int(path.name))  # damaged, and about to be made again
+        self.saved = position
+        return position
 
     def _fresh_agent(self, task: int) -> None:
         # The environment is only there for its spaces: each task brings its own.
@@ -108,61 +174,77 @@ class _Trainer:
         seed = derive_seed(self.spec.seed, "agent", task)
         self.agent = build_agent(self.spec, env, seed=seed, device=self.plan.device)
 
-    def _train_task(self, index: int, done: int) -> None:
-        """Train on task ``index``, of which ``done`` environment steps are behind us."""
-        task, spec = self.plan.sequence[index], self.spec
+    def _train_task(self, index: int, resumed: Position | None) -> None:
+        """Train on task ``index``, from its beginning or from a checkpoint within it."""
+        spec = self.spec
         first, last = self.plan.boundaries[index : index + 2]
-        if spec.reset and index > 0 and done == 0:
+        done = resumed.task_steps if resumed else 0
+        if spec.reset and index > 0 and not resumed:
+            self._close_env()
             self._fresh_agent(index)
         agent = self.agent
         agent.set_logger(self.logger)
-        agent.num_timesteps = first + done
-        # A reset point: the environments' seeds depend on where the run stands and on nothing else.
-        seed = derive_seed(spec.seed, "env", index, done)
-        previous = agent.get_env()
-        agent.set_env(vector_env(task, spec.agent.n_envs, seed, elapsed=done))
-        if previous is not None:
-            previous.close()
-        if done == 0:
+        if not resumed:
+            agent.num_timesteps = first
             agent.ep_info_buffer = agent.ep_success_buffer = None  # statistics of another task
-            agent.start_task(index)
-        agent.schedule_over(
-            *((first, last) if spec.schedule == "per-task" else (0, self.plan.boundaries[-1]))
-        )
+        snapshots = self._snapshots(index)
         monitor = RunMonitor(
             self.plan,
             index,
             self.folder.path.name,
-            self.episodes,
+            self.logs.episodes,
             self.report,
             self.interrupted,
             self.started,
         )
-        try:
-            agent.learn(
-                last - first - done,
-                callback=CallbackList([*self._snapshots(index, done), monitor]),
-                reset_num_timesteps=False,
+        if resumed:
+            monitor.returns = self.logs.episodes.returns(index)
+            tensors = {name: tensor.to(agent.device) for name, tensor in resumed.tensors.items()}
+            for snapshot, state in zip(snapshots, resumed.beside["snapshots"], strict=True):
+                snapshot.load_state(state, tensors)
+        for end in spec.reset_points(last - first):
+            if end <= done:
+                continue
+            self._reset(index, done)
+            if done == 0:
+                agent.start_task(index)
+            agent.schedule_over(
+                *((first, last) if spec.schedule == "per-task" else (0, self.plan.boundaries[-1]))
             )
-        except RunInterrupted:
-            steps = agent.num_timesteps - first
-            finished = steps >= last - first
-            self._save(Position(index + finished, 0 if finished else steps, agent.num_timesteps))
-            raise
+            for snapshot in snapshots:
+                snapshot.first, snapshot.last = done == 0, end == last - first
+            monitor.last = end == last - first
+            agent.learn(end - done, callback=CallbackList([*snapshots, monitor]), reset_num_timesteps=False)
+            agent.cut_episodes()
+            done = end
+            if end < last - first:
+                self._save(Position(index, end, agent.num_timesteps), snapshots)
         self._save(Position(index + 1, 0, agent.num_timesteps))
-        self._evaluate(index)
 
-    def _evaluate(self, after_task: int) -> None:
+    def _reset(self, index: int, done: int) -> None:
+        """Environments of task ``index`` after ``done`` environment steps of it, in place of those before."""
+        agent = self.agent
+        seed = derive_seed(self.spec.seed, "env", index, done)
+        env = vector_env(self.plan.sequence[index], self.spec.agent.n_envs, seed, elapsed=done)
+        self._close_env()
+        agent.set_env(env)
+        agent.policy.set_training_mode(False)  # a loaded policy has another mode than one that was trained
+
+    def _close_env(self) -> None:
+        if (env := self.agent.get_env()) is not None:
+            env.close()
+
+    def _evaluate(self, after_task: int, *, again: bool = False) -> None:
         """Let the agent of the checkpoint just saved play; nothing of it is different afterwards."""
         began = time.monotonic()
-        episodes = evaluate_scheduled(self.plan, self.folder, self.agent, after_task)
+        episodes = evaluate_scheduled(self.plan, self.folder, self.agent, after_task, again=again)
         if episodes:
             log_evaluation(self.logger, after_task, episodes, self.plan.boundaries[after_task + 1])
             log_videos(self.plan, self.logger, after_task, episodes)
             self.evaluation_seconds += time.monotonic() - began
             self.folder.set_status("running", evaluation_seconds=round(self.evaluation_seconds, 3))
 
-    def _snapshots(self, index: int, done: int) -> list[SnapshotCallback]:
+    def _snapshots(self, index: int) -> list[SnapshotCallback]:
         """The callback that measures task ``index`` on data of its own, in environments of its own."""
         settings = self.spec.diagnostics
         if not (settings.at or settings.updates) or index % settings.task_interval:
@@ -180,7 +262,7 @@ class _Trainer:
             SnapshotCallback(
                 fresh_batch,
                 self.folder.snapshots,
-                moments=[moment for moment in settings.at if not (moment == "init" and done)],
+                moments=settings.at,
                 task=index,
                 settings=snapshot_settings(self.spec, self.plan.task_steps[index]),
                 every=settings.updates,
@@ -188,8 +270,42 @@ class _Trainer:
             )
         ]
 
-    def _save(self, position: Position) -> None:
-        save_checkpoint(self.folder.checkpoint(position.env_steps), self.agent, position)
+    def _save(self, position: Position, snapshots: Sequence[SnapshotCallback] = ()) -> None:
+        """Make a checkpoint and remove those that are not needed any more.
+
+        Args:
+            position: where the run stands.
+            snapshots: the callbacks of a task that is not over.
+        """
+        position = replace(
+            position,
+            beside={
+                "logs": self.logs.marks().to_json(),
+                "snapshots": [snapshot.state() for snapshot in snapshots],
+            },
+            tensors={name: tensor for snapshot in snapshots for name, tensor in snapshot.tensors().items()},
+        )
+        save_checkpoint(self.folder.checkpoint(position.env_steps), self.agent, position, self.run_id)
+        self.saved = position
+        settings = self.spec.checkpoints
+        saved = [int(path.name) for path in self.folder.checkpoint_list()]
+        for steps in superfluous(saved, self.plan.boundaries, settings.keep, settings.keep_switches):
+            self.folder.remove_checkpoint(steps)
+
+
+def _log_marks(position: Position) -> LogMarks:
+    """How long the logs were at a checkpoint.
+
+    Raises:
+        RunFolderError: it does not say.
+    """
+    try:
+        return LogMarks.from_json(position.beside["logs"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"the checkpoint after {position.env_steps:,} environment steps does not say how long the logs "
+            f"were ({type(error).__name__}: {error}); delete it to go on from the one before"
+        ) from None
 
 
 def _log_spec(logger: Logger, spec: RunSpec) -> None:

@@ -139,7 +139,8 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
                 err.print(f"error: {outcome.path.name}: {outcome.message}", soft_wrap=True, markup=False)
             case "interrupted":
                 program = _program("train-agent")
-                err.print(f"stopped and saved; go on with: {program} --resume {outcome.path}", soft_wrap=True)
+                go_on = f"it goes on {outcome.message} with: {program} --resume {outcome.path}"
+                err.print(f"stopped; {go_on}", soft_wrap=True)
             case "not started":
                 err.print(f"not started: {outcome.path}", soft_wrap=True)
     complete = [outcome for outcome in outcomes if outcome.status == "complete"]

@@ -209,6 +209,36 @@ def test_exploration_starts_anew_with_the_window(toy):
     assert agent.exploration_rate == pytest.approx(1 - 0.95 * (12 / 40) / 0.5)  # rollouts of 4
 
 
+# Where episodes are cut
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_n_step_return_ends_where_the_environments_are_reset(full, toy):
+    agent = build(DQN, toy(), n_steps=3, gamma=0.5, buffer_size=4 if full else 9)
+    buffer, zeros = agent.replay_buffer, np.zeros((1, *agent.observation_space.shape))
+    assert agent.cut_episodes() is None  # nothing to cut yet
+    for step in range(4):
+        buffer.add(zeros, zeros + step, np.zeros(1), np.ones(1), np.zeros(1), [{}])
+    agent.cut_episodes()
+    for step in range(4, 6):
+        buffer.add(zeros, zeros + step, np.zeros(1), np.ones(1), np.zeros(1), [{}])
+    before = buffer._get_samples(np.array([2]))  # rewards 1 of steps 2 and 3, then V(s_4) a quarter
+    after = buffer._get_samples(np.array([4 % buffer.buffer_size]))  # of steps 4 and 5
+    for samples, last in ((before, 3), (after, 5)):
+        assert samples.rewards.item() == 1.5
+        assert samples.discounts.item() == 0.25
+        assert samples.dones.item() == 0  # cut, not terminated: the value of what comes next counts
+        assert (samples.next_observations == last).all()
+
+
+def test_a_transition_that_ended_its_episode_is_not_made_a_time_limit(toy):
+    agent = build(DQN, toy(), n_steps=3)
+    zeros = np.zeros((1, *agent.observation_space.shape))
+    agent.replay_buffer.add(zeros, zeros, np.zeros(1), np.ones(1), np.ones(1), [{}])
+    agent.cut_episodes()
+    assert agent.replay_buffer._get_samples(np.array([0])).dones.item() == 1
+
+
 def test_an_empty_window_is_refused(toy):
     with pytest.raises(InvalidSetting, match="start < end, not 5 and 5"):
         build(PPO, toy()).schedule_over(5, 5)

@@ -1,5 +1,7 @@
 """The callback's moments, files and log, and that training is the same with it as without."""
 
+import errno
+import json
 import warnings
 
 import gymnasium as gym
@@ -220,6 +222,66 @@ def test_an_unwritable_folder_warns_and_training_goes_on(tmp_path):
         )
     assert any("record failed" in str(w.message) for w in caught)
     assert agent.num_timesteps == 32
+
+
+@pytest.mark.parametrize("kind", [PPO, DQN])
+def test_a_task_in_two_pieces_in_two_processes_is_measured_like_one_in_one_piece(tmp_path, kind):
+    """The environment is the same throughout, so only what the callback remembers could differ."""
+    files = {}
+    for name, pieces in (("one", [96]), ("two", [32, 64]), ("remembered", [32, 64])):
+        agent = agent_of(kind)
+        settings = {"folder": tmp_path / name, "settings": SMALL, "every": 10 if kind is DQN else 3}
+        callback = SnapshotCallback(source(agent), **settings)
+        for index, piece in enumerate(pieces):
+            callback.first, callback.last = index == 0, index == len(pieces) - 1
+            agent.learn(piece, callback=callback, reset_num_timesteps=False)
+            if name == "remembered":
+                state = json.loads(json.dumps(callback.state()))
+                tensors = {name: tensor.clone() for name, tensor in callback.tensors().items()}
+                callback = SnapshotCallback(source(agent), **settings)
+                callback.load_state(state, tensors)
+        files[name] = {path.name: Snapshot.load(path).scalars() for path in (tmp_path / name).iterdir()}
+    assert {"task-000-init.npz", "task-000-end.npz"} < files["one"].keys()
+    assert files["two"] == files["one"]
+    assert files["remembered"] == files["one"]
+
+
+def test_parameters_at_the_switch_are_remembered_only_while_something_is_compared_with_them(tmp_path):
+    agent = agent_of(PPO)
+    callbacks = [
+        SnapshotCallback(source(agent), tmp_path, moments=moments, settings=SMALL, every=every)
+        for moments, every in ((("init",), 0), (("init",), 1), (("end",), 0))
+    ]
+    for callback in callbacks:
+        callback.last = False
+        agent.learn(32, callback=callback)
+    kept = [set(callback.tensors()) for callback in callbacks]
+    names = {f"{n}/{k}" for n, parameters in agent.networks().items() for k in parameters}
+    assert kept == [set(), names, names]
+
+
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    agent = agent_of(PPO)
+    monkeypatch.setattr(Snapshot, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        agent.learn(32, callback=SnapshotCallback(source(agent), tmp_path, moments=("init",), settings=SMALL))
+
+
+def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = Snapshot("init", SMALL).save(tmp_path / "task-000-init.npz")
+    before = path.read_bytes()
+
+    def half(file, **_):
+        file.write(b"PK half of it")
+        raise OSError("the cable")
+
+    monkeypatch.setattr(np, "savez_compressed", half)
+    with pytest.raises(OSError, match="the cable"):
+        Snapshot("end", SMALL).save(path)
+    assert path.read_bytes() == before
 
 
 def test_an_unknown_moment_is_named():

@@ -1,15 +1,22 @@
-"""What tests of whole programs share: calling one in this process, and looking at a page in a browser."""
+"""What tests of whole programs share: calling one, looking at a page in a browser, comparing two runs."""
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pliant.runs import cli
 from pliant.runs.cli import console
+from pliant.runs.folder import RunFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -61,3 +68,84 @@ def browse(tmp_path: Path):
         return done.stdout, done.stderr
 
     return look
+
+
+# Two runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def assert_equal_runs() -> Callable[[RunFolder, RunFolder], None]:
+    """Compare two finished runs: equal in everything but names and what the clock says."""
+    return _assert_equal_runs
+
+
+def _assert_equal_runs(one: RunFolder, other: RunFolder) -> None:
+    """Checkpoints, rows, snapshots, records and TensorBoard's curves are equal to the last bit."""
+    assert one.read_manifest()["status"] == other.read_manifest()["status"] == "complete"
+    for name in ("spec_file", "progress_file", "episodes_file", "evaluation_file"):
+        assert getattr(one, name).read_text() == getattr(other, name).read_text(), name
+    paths = [folder.checkpoint_list() for folder in (one, other)]
+    assert _names(paths[0]) == _names(paths[1])
+    for pair in zip(*paths, strict=True):
+        _assert_equal_checkpoints(*pair)
+    for folder in ("snapshots", "replays"):
+        files = [sorted(getattr(run, folder).iterdir()) for run in (one, other)]
+        assert _names(files[0]) == _names(files[1])
+        for pair in zip(*files, strict=True):
+            _assert_equal_arrays(*pair)
+    assert _scalars(one) == _scalars(other)
+    assert _pictures(one) == _pictures(other)
+
+
+def _assert_equal_checkpoints(one: Path, other: Path) -> None:
+    assert _names(sorted(one.iterdir())) == _names(sorted(other.iterdir()))
+    tensors = [load_file(path / "tensors.safetensors") for path in (one, other)]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name in tensors[0]:
+        assert torch.equal(tensors[0][name], tensors[1][name]), name
+    states = [_state(path) for path in (one, other)]
+    assert states[0] == states[1]
+    if (one / "replay.npz").exists():
+        _assert_equal_arrays(one / "replay.npz", other / "replay.npz")
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state = json.loads((path / "state.json").read_text())
+    del state["run"], state["position"]["beside"]["logs"]["board"]  # names, and a file per process
+    return state
+
+
+def _assert_equal_arrays(one: Path, other: Path) -> None:
+    with np.load(one, allow_pickle=False) as first, np.load(other, allow_pickle=False) as second:
+        assert set(first.files) == set(second.files)
+        for name in first.files:
+            arrays = [npz[name] for npz in (first, second)]
+            if arrays[0].dtype.kind == "U" and arrays[0].shape == ():  # a record; what it took is the clock's
+                arrays = [{**json.loads(str(array)), "seconds": None} for array in arrays]
+                assert arrays[0] == arrays[1], f"{one.name}: {name}"
+            else:
+                np.testing.assert_array_equal(*arrays, err_msg=f"{one.name}: {name}")
+
+
+def _scalars(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's curves, without those of time."""
+    board = EventAccumulator(str(folder.tensorboard), size_guidance={"scalars": 0})
+    board.Reload()
+    return {
+        tag: [(event.step, event.value) for event in board.Scalars(tag)]
+        for tag in board.Tags()["scalars"]
+        if not tag.startswith("time/") and not tag.endswith("seconds")
+    }
+
+
+def _pictures(folder: RunFolder) -> dict[str, list[int]]:
+    """At which steps TensorBoard has pictures, and texts."""
+    board = EventAccumulator(str(folder.tensorboard), size_guidance={"images": 0, "tensors": 0})
+    board.Reload()
+    tags = board.Tags()
+    found = {tag: [event.step for event in board.Images(tag)] for tag in tags["images"]}
+    return found | {tag: [event.step for event in board.Tensors(tag)] for tag in tags["tensors"]}
+
+
+def _names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]

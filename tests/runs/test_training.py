@@ -15,11 +15,10 @@ from pliant.agents import NonFiniteLoss
 from pliant.diagnostics import Snapshot
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.checkpoint import Position, load_checkpoint, save_checkpoint
-from pliant.runs.errors import RunFolderError, RunInterrupted
+from pliant.runs.errors import RunFolderError
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
-from pliant.runs.progress import Report
 from pliant.runs.summary import task_returns
 from pliant.runs.training import train
 
@@ -38,26 +37,11 @@ DQN = {
 }
 
 
-def run(out: Path, table: dict, *, stop_after: int | None = None, **changes: object) -> RunFolder:
-    """Train ``table``; with ``stop_after``, as if Ctrl-C were pressed at that environment step."""
+def run(out: Path, table: dict, **changes: object) -> RunFolder:
     plan = make_plan(validate({**table, **changes}, source="test"), "cpu")
     folder = RunFolder.create(out, plan.spec, plan.boundaries)
-    reports: list[Report] = []
-    finish(folder, reports, stop_after)
+    train(plan, folder, lambda _: None, lambda: False)
     return folder
-
-
-def finish(
-    folder: RunFolder, reports: list[Report], stop_after: int | None = None, *, resume: bool = False
-) -> None:
-    calls = 0
-
-    def interrupted() -> bool:
-        nonlocal calls
-        calls += 1
-        return stop_after is not None and calls > stop_after
-
-    train(make_plan(folder.read_spec(), "cpu"), folder, reports.append, interrupted, resume=resume)
 
 
 def tensors(folder: RunFolder) -> dict[str, torch.Tensor]:
@@ -116,31 +100,6 @@ def test_snapshots_leave_the_training_as_it_is(tmp_path: Path, table: dict) -> N
     assert with_snapshots.episodes_file.read_text() == without.episodes_file.read_text()
 
 
-@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
-def test_a_run_stopped_at_a_switch_goes_on_as_if_it_had_not_been(tmp_path: Path, table: dict) -> None:
-    whole = run(tmp_path / "whole", table)
-    rollouts_per_task = 256 // validate(table, source="test").rollout_steps
-    with pytest.raises(RunInterrupted):
-        run(tmp_path / "stopped", table, stop_after=rollouts_per_task)
-    stopped = RunFolder.open(next((tmp_path / "stopped").iterdir()))
-    assert stopped.read_manifest()["status"] == "interrupted"
-    finish(stopped, [], resume=True)
-    assert stopped.read_manifest()["status"] == "complete"
-    assert_equal(whole, stopped)
-
-
-def test_a_run_stopped_within_a_task_is_saved_and_finishes_it(tmp_path: Path) -> None:
-    with pytest.raises(RunInterrupted):
-        run(tmp_path, PPO, stop_after=1)
-    folder = RunFolder.open(next(tmp_path.iterdir()))
-    assert folder.checkpoint_list()[-1].name == "000000000128"
-    reports: list[Report] = []
-    finish(folder, reports, resume=True)
-    assert reports[-1].steps == reports[-1].total_steps == 512
-    assert folder.checkpoint_list()[-1].name == "000000000512"
-    assert len(list(folder.snapshots.glob("*.npz"))) == 4
-
-
 def test_a_reset_run_starts_each_task_with_a_fresh_agent(tmp_path: Path) -> None:
     folder = run(tmp_path, PPO, reset=True, agent={**PPO["agent"], "learning_rate": 1e-30}, mitigations={})
     initial, after_first, after_second = (
@@ -161,14 +120,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert "not finite" in manifest["error"]
     assert manifest["diverged"]
     assert all(torch.isfinite(tensor).all() for name, tensor in tensors(folder).items() if "policy" in name)
-
-
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
-    folder = run(tmp_path, PPO)
-    file = folder.checkpoint_list()[-1] / "tensors.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunFolderError, match="cannot be used"):
-        finish(folder, [], resume=True)
 
 
 def test_two_runs_of_the_same_second_get_two_folders(tmp_path: Path) -> None:

@@ -1,0 +1,332 @@
+"""A run that was stopped, however and wherever, ends as if it had not been: to the last bit."""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pliant.diagnostics import Snapshot
+from pliant.runs import checkpoint, evaluation, logs, training
+from pliant.runs.errors import DiskFull, FolderInUse, RunFolderError, RunInterrupted
+from pliant.runs.evaluate import evaluate
+from pliant.runs.execute import execute
+from pliant.runs.folder import RunFolder
+from pliant.runs.plan import make_plan
+from pliant.runs.presets import validate
+from pliant.runs.retention import kept_switches, superfluous
+from pliant.runs.training import train
+
+SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}, "ramp": 300}
+MEASURE = {
+    "samples": 32,
+    "every": 100,
+    "updates": 5,
+    "spectrum": {"depth": 3, "minibatches": 2, "parts": [], "gram_samples": 8},
+}
+PPO = {
+    "name": "toy",
+    "tasks": {"env": "CartPole-v1", "length": 320, "count": 2, "shifts": [SHIFT]},
+    "agent": {
+        "algorithm": "ppo",
+        "n_envs": 2,
+        "n_steps": 32,
+        "batch_size": 32,
+        "n_epochs": 2,
+        "learning_rate_end": 1e-5,
+        "network": {"hidden": [8]},
+    },
+    "mitigations": {"l2": {"strength": 1e-4}, "effective-rank": {}},
+    "diagnostics": MEASURE,
+    "evaluation": {"episodes": 2, "policies": ["deterministic", "stochastic"]},
+    "checkpoints": {"every": 100},  # whole rollouts: 128
+}
+DQN = {
+    **PPO,
+    "agent": {
+        "algorithm": "dqn",
+        "learning_starts": 32,
+        "buffer_size": 150,
+        "n_step_returns": 3,
+        "target_update_interval": 50,
+        "network": {"hidden": [8]},
+    },
+    "diagnostics": {**MEASURE, "updates": 20},
+}
+TABLES = {"ppo": PPO, "dqn": DQN}
+
+
+class Killed(BaseException):
+    """What no handler expects: the process is gone."""
+
+
+def begin(out: Path, table: dict, **changes: object) -> RunFolder:
+    plan = make_plan(validate({**table, **changes}, source="test"), "cpu")
+    return RunFolder.create(out, plan.spec, plan.boundaries)
+
+
+def go_on(folder: RunFolder, *, resume: bool = True, stop_after: int | None = None) -> None:
+    """Train; with ``stop_after``, Ctrl-C is pressed after so many rollouts."""
+    rollouts = iter(range(1_000_000))
+    plan = make_plan(folder.read_spec(), "cpu")
+    train(
+        plan,
+        folder,
+        lambda _: None,
+        lambda: stop_after is not None and next(rollouts) >= stop_after,
+        resume=resume,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """Drawing takes nine tenths of the time of these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.SnapshotCallback, "_figures", lambda *_: {})
+        yield
+
+
+Whole = Callable[[str], RunFolder]
+Compare = Callable[[RunFolder, RunFolder], None]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The run of a table that nobody stopped, trained once."""
+    runs: dict[str, RunFolder] = {}
+
+    def get(name: str) -> RunFolder:
+        if name not in runs:
+            runs[name] = begin(tmp_path_factory.mktemp("whole"), TABLES[name])
+            go_on(runs[name], resume=False)
+        return runs[name]
+
+    return get
+
+
+@dataclass(frozen=True)
+class Place:
+    """The n-th call of a function, before it or after it."""
+
+    owner: Any
+    name: str
+    call: int = 1
+    after: bool = False
+
+
+def die(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, place: Place, *, resume: bool = True) -> None:
+    function, calls = getattr(place.owner, place.name), count(1)
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        last = next(calls) == place.call
+        if last and not place.after:
+            raise Killed
+        result = function(*args, **kwargs)
+        if last:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.owner, place.name, deadly)
+        with pytest.raises(Killed):
+            go_on(folder, resume=resume)
+
+
+def places(table: dict) -> dict[str, Place]:
+    """In such an order that each is reached soon after the checkpoint before the last one."""
+    files = 4 if table is PPO else 5  # two or three and their checksums, and the folder that holds them
+    return {
+        "before the first checkpoint": Place(checkpoint, "_write_files"),
+        "when the untrained agent has played": Place(evaluation, "append_rows"),
+        "while progress.csv gets a column": Place(logs, "_widen"),
+        "in a rollout": Place(training.RunMonitor, "_on_step", 50),
+        "in an update": Place(training.Agent, "_descend", 7, after=True),
+        "while a checkpoint is written": Place(checkpoint, "_write_files", after=True),
+        "when a checkpoint has its name": Place(checkpoint, "_sync", files + 1, after=True),
+        "while an old checkpoint is removed": Place(RunFolder, "remove_checkpoint"),
+        "in an evaluation": Place(evaluation, "play"),
+        "when an evaluation is recorded": Place(evaluation, "append_rows"),
+        "when an evaluation is written down": Place(training, "log_evaluation"),
+        "in a snapshot": Place(training.SnapshotCallback, "_take"),
+        "when a snapshot is saved": Place(training.SnapshotCallback, "_log"),
+        "in a later rollout": Place(training.RunMonitor, "_on_step", 120),
+        "at the very end": Place(RunFolder, "set_status", 3),
+    }
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_run_that_dies_at_every_place_ends_as_one_that_never_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, assert_equal_runs: Compare, name: str
+) -> None:
+    folder = begin(tmp_path, TABLES[name])
+    for index, place in enumerate(places(TABLES[name]).values()):
+        die(folder, monkeypatch, place, resume=index > 0)
+    go_on(folder)
+    assert_equal_runs(whole(name), folder)
+
+
+def test_ctrl_c_says_from_where_the_run_goes_on_and_loses_nothing(
+    tmp_path: Path, whole: Whole, assert_equal_runs: Compare
+) -> None:
+    folder = begin(tmp_path, PPO)
+    with pytest.raises(RunInterrupted, match=r"^from environment step 128$"):
+        go_on(folder, resume=False, stop_after=3)  # after 192 environment steps
+    assert folder.read_manifest()["status"] == "interrupted"
+    go_on(folder)
+    assert_equal_runs(whole("ppo"), folder)
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, assert_equal_runs: Compare
+) -> None:
+    folder = begin(tmp_path, DQN)
+    die(folder, monkeypatch, Place(training.RunMonitor, "_on_step", 250), resume=False)
+    newest = folder.checkpoint_list()[-1]
+    assert int(newest.name) == 200
+    file = newest / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.warns(RuntimeWarning, match=r"000000000200.*checksum differs; going on from .* step 100"):
+        go_on(folder)
+    assert_equal_runs(whole("dqn"), folder)
+
+
+def test_a_folder_that_was_moved_and_a_clock_that_was_set_back_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, assert_equal_runs: Compare
+) -> None:
+    folder = begin(tmp_path, PPO)
+    die(folder, monkeypatch, Place(training.RunMonitor, "_on_step", 100), resume=False)
+    moved = RunFolder.open(folder.path.rename(tmp_path / "another name"))
+    now, now_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: now() - 86_400 * 365)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() - 86_400 * 365 * 10**9)
+    go_on(moved)
+    assert_equal_runs(whole("ppo"), moved)
+
+
+@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+def test_fresh_agents_and_schedules_over_the_whole_run_survive_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_equal_runs: Compare, table: dict
+) -> None:
+    changes = {
+        "reset": True,
+        "schedule": "whole-run",
+        "diagnostics": {**MEASURE, "updates": 0, "at": ["end"]},
+    }
+    whole, folder = begin(tmp_path / "whole", table, **changes), begin(tmp_path / "stopped", table, **changes)
+    go_on(whole, resume=False)
+    calls = 260 if table is PPO else 500  # within the second task, after a checkpoint of it
+    die(folder, monkeypatch, Place(training.RunMonitor, "_on_step", calls), resume=False)
+    assert 320 < int(folder.checkpoint_list()[-1].name) < 640
+    go_on(folder)
+    assert_equal_runs(whole, folder)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, assert_equal_runs: Compare
+) -> None:
+    folder = begin(tmp_path, PPO)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for owner, name in ((logs.EpisodeCsv, "write"), (logs, "_sync"), (Snapshot, "save")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(DiskFull, match=r"no room left .* go on with --resume"):
+                go_on(folder, resume=owner is not logs.EpisodeCsv)
+        assert "no room" in folder.read_manifest()["error"]
+    go_on(folder)
+    assert_equal_runs(whole("ppo"), folder)
+
+
+def test_rows_of_a_process_that_was_killed_within_a_line_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, assert_equal_runs: Compare
+) -> None:
+    folder = begin(tmp_path, PPO)
+    die(folder, monkeypatch, Place(evaluation, "append_rows", 2, after=True), resume=False)
+    for file in (folder.progress_file, folder.episodes_file, folder.evaluation_file):
+        text = file.read_text()
+        file.write_text(text[: text.rindex("\n", 0, -1) + 4])
+    (folder.replays / ".after-000-on-000.npz.123").write_bytes(b"half of a fi")
+    (folder.checkpoints / ".000000000448.123").mkdir()
+    (folder.path / ".manifest.json.123").write_text("{")
+    with pytest.warns(
+        RuntimeWarning, match="has lost 1 of the"
+    ):  # here, of rows that a checkpoint counted on
+        go_on(folder)
+    names = {path.name for path in folder.path.rglob(".*")}
+    assert names == {".lock"}
+    assert folder.evaluation_file.read_text() == whole("ppo").evaluation_file.read_text()
+
+
+# Who may write ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_use_is_refused_by_training_and_by_evaluation(tmp_path: Path) -> None:
+    folder = begin(tmp_path, PPO)
+    go_on(folder, resume=False, stop_after=None)
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with folder.locked():
+        with pytest.raises(FolderInUse, match=rf"in use by process {os.getpid()} on .*wait until it is done"):
+            go_on(folder)
+        with pytest.raises(FolderInUse):
+            evaluate(folder, episodes=3)
+        outcome = execute(folder.path, "cpu", lambda _: None, lambda: False, resume=True)
+    assert outcome.status == "failed"
+    assert "in use by process" in outcome.message
+    after = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    assert {path.name for path in after if after[path] != before.get(path)} <= {".lock"}
+
+
+# What is kept -----------------------------------------------------------------------------------------------
+
+
+def test_reset_points_are_whole_rollouts_and_end_with_the_task() -> None:
+    def points(every: int) -> list[int]:
+        spec = validate({**PPO, "checkpoints": {"every": every}}, source="test")  # rollouts of 64
+        return spec.reset_points(spec.task_steps(310))
+
+    assert points(0) == points(320) == points(10**9) == [320]
+    assert points(1) == points(64) == [64, 128, 192, 256, 320]
+    assert points(100) == points(128) == [128, 256, 320]
+
+
+def test_kept_switches_are_evenly_spaced_and_few() -> None:
+    assert kept_switches(5, keep=100) == [0, 1, 2, 3, 4, 5]
+    assert kept_switches(10, keep=4) == [0, 3, 6, 9, 10]
+    for tasks in range(1, 300):
+        for keep in (1, 2, 7, 100):
+            kept = kept_switches(tasks, keep)
+            assert len(kept) <= keep + 1
+            assert kept[0] == 0
+            assert kept[-1] == tasks
+
+
+def test_the_newest_stay_and_of_the_older_those_at_switches() -> None:
+    saved = [0, 100, 200, 300, 400, 500]
+    assert superfluous(saved, [0, 300, 600], newest=2, switches=9) == [100, 200]
+    assert superfluous(saved, [0, 300, 600], newest=3, switches=1) == [100, 200]
+    assert superfluous([0, 300, 600], [0, 300, 600], newest=1, switches=1) == [300]
+    assert superfluous([0], [0, 300], newest=2, switches=1) == []
+
+
+def test_a_run_of_many_tasks_keeps_few_checkpoints(tmp_path: Path) -> None:
+    folder = begin(
+        tmp_path,
+        PPO,
+        tasks={"env": "CartPole-v1", "length": 64, "count": 10},
+        checkpoints={"every": 0, "keep": 2, "keep_switches": 3},
+        diagnostics={"at": []},
+        evaluation={"tasks": "none"},
+    )
+    go_on(folder, resume=False)
+    assert [int(path.name) // 64 for path in folder.checkpoint_list()] == [0, 4, 8, 9, 10]
+    with pytest.raises(
+        RunFolderError, match="no checkpoint after task 4; it has those after: -1, 3, 7, 8, 9"
+    ):
+        evaluate(folder, after_tasks=[4])
