@@ -145,6 +145,9 @@ class Agent(BaseAlgorithm):
         initialise(twin.policy, self.initialisation)
         return twin
 
+    def follow(self) -> None:
+        """Let networks that follow the trained ones at a distance (DQN's target) catch up at once."""
+
     def hidden_scheme(self) -> Callable[[Tensor], None] | None:
         """How the weights of hidden layers were drawn, in place; ``None`` for torch's own way."""
         return INITIALISATIONS[self.initialisation]
@@ -222,7 +225,7 @@ class Agent(BaseAlgorithm):
     def _remodel(self) -> None:
         """Let mitigations change the networks of a policy just built; if one did, renew the optimiser."""
         remodelling = [m for m in self.mitigations if type(m).remodel is not Mitigation.remodel]
-        for mitigation in remodelling:
+        for mitigation in sorted(remodelling, key=lambda mitigation: mitigation.remodel_rank):
             mitigation.remodel(self)
         if remodelling:
             policy = self.policy

@@ -371,7 +371,9 @@ class Classifier(Agent, BaseAlgorithm):
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``classifier/<depth>``, the features extractor's layers first."""
         policy = self.policy
-        layers = hidden_activations([policy.features_extractor, policy.body], policy.activation_fn)
+        # The head has no activation, unless a mitigation has moved one there.
+        parts = [policy.features_extractor, policy.body, policy.head]
+        layers = hidden_activations(parts, policy.activation_fn)
         return {f"classifier/{depth}": layer for depth, layer in enumerate(layers)}
 
     def networks(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -380,7 +382,7 @@ class Classifier(Agent, BaseAlgorithm):
 
     def _forward_hidden(self, observations: Observations) -> None:
         policy = self.policy
-        policy.body(policy.extract_features(observations, policy.features_extractor))
+        policy.logits(observations)
 
 
 def _check_spaces(observations: spaces.Space[Any], actions: spaces.Space[Any]) -> None:

@@ -63,6 +63,10 @@ class DQN(Agent, stable_baselines3.DQN):
             self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
             self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
 
+    def follow(self) -> None:
+        """The target network becomes a copy of the online one."""
+        self.q_net_target.load_state_dict(self.q_net.state_dict())
+
     # The loss ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()

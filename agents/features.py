@@ -14,11 +14,43 @@ def hidden_activations(modules: Iterable[nn.Module], activation_fn: type[nn.Modu
         modules: the parts of one network, from input to output.
         activation_fn: the policy's own activation, so that a custom one is found beside torch's.
     """
-    return [child for module in modules for child in module.modules() if _is_activation(child, activation_fn)]
+    return [child for module in modules for child in _trained(module) if _is_activation(child, activation_fn)]
+
+
+def _trained(module: nn.Module) -> Iterator[nn.Module]:
+    """As ``module.modules()``, without what is frozen."""
+    if not isinstance(module, Frozen):
+        yield module
+        for child in module.children():
+            yield from _trained(child)
 
 
 def _is_activation(module: nn.Module, activation_fn: type[nn.Module]) -> bool:
     return isinstance(module, activation_fn) or type(module).__module__ == "torch.nn.modules.activation"
+
+
+class Frozen(nn.Module):
+    """A part of a network that is not trained: it has buffers instead of parameters, and no hidden layers.
+
+    They are saved, loaded and moved to a device with the network, but no optimiser, penalty or norm sees
+    them.
+
+    Args:
+        body: becomes the frozen part.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        for module in body.modules():
+            for name, parameter in list(module._parameters.items()):
+                del module._parameters[name]
+                module.register_buffer(name, None if parameter is None else parameter.detach())
+        self.body = body
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What the body says."""
+        outputs: Tensor = self.body(features)
+        return outputs
 
 
 @contextmanager

@@ -366,14 +366,16 @@ class PPO(Agent, stable_baselines3.PPO):
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``actor/<depth>`` and ``critic/<depth>``; ``shared/<depth>`` in a shared features extractor."""
         policy = self.policy
-        actor, critic = policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net
+        trunks = policy.mlp_extractor
+        # The last linear layers have no activation, unless a mitigation has moved one there.
+        actor, critic = [trunks.policy_net, policy.action_net], [trunks.value_net, policy.value_net]
         networks: dict[str, list[nn.Module]]
         if policy.share_features_extractor:
-            networks = {"shared": [policy.features_extractor], "actor": [actor], "critic": [critic]}
+            networks = {"shared": [policy.features_extractor], "actor": actor, "critic": critic}
         else:
             networks = {
-                "actor": [policy.pi_features_extractor, actor],
-                "critic": [policy.vf_features_extractor, critic],
+                "actor": [policy.pi_features_extractor, *actor],
+                "critic": [policy.vf_features_extractor, *critic],
             }
         return {
             f"{network}/{depth}": layer
@@ -408,8 +410,6 @@ class PPO(Agent, stable_baselines3.PPO):
     def _forward_hidden(self, observations: Observations) -> None:
         policy = self.policy
         features = policy.extract_features(observations)
-        if isinstance(features, tuple):
-            policy.mlp_extractor.forward_actor(features[0])
-            policy.mlp_extractor.forward_critic(features[1])
-        else:
-            policy.mlp_extractor(features)
+        actor, critic = features if isinstance(features, tuple) else (features, features)
+        policy.action_net(policy.mlp_extractor.forward_actor(actor))
+        policy.value_net(policy.mlp_extractor.forward_critic(critic))

@@ -100,15 +100,25 @@ class Wiring:
         layers: by name, those whose units can be told apart.
         skipped: by name, why the others cannot.
         weighted: every linear and convolutional layer that was called, by its name in the policy.
+        order: those names for each network, in the order of the calls.
         heads: the last of them in each network: their outputs are no hidden units.
+        normalised: those whose output is taken by a normalisation and by nothing else, by name.
+        norms: all normalisations that were called.
         widths: units before each hidden layer's activation.
+        pictures: whether what enters it has positions besides channels.
+        direct: whether nothing, not even flattening, lies between a layer of ``layers`` and its consumers.
     """
 
     layers: dict[str, UnitLayer]
     skipped: dict[str, str]
     weighted: dict[str, Weighted]
+    order: tuple[tuple[str, ...], ...]
     heads: tuple[Weighted, ...]
+    normalised: dict[str, Weighted]
+    norms: tuple[nn.Module, ...]
     widths: dict[str, int]
+    pictures: dict[str, bool]
+    direct: dict[str, bool]
 
     @property
     def hidden(self) -> dict[str, Weighted]:
@@ -125,25 +135,38 @@ def trace(agent: "Agent") -> Wiring:
     """
     activations = agent.hidden_layers()
     passes = _watch(agent)
+    calls = {name: [c for one in passes for c in one.of(module)] for name, module in activations.items()}
     layers: dict[str, UnitLayer] = {}
     skipped: dict[str, str] = {}
-    widths: dict[str, int] = {}
     for name, activation in activations.items():
-        calls = [call for one in passes for call in one.calls if call.module is activation]
-        widths[name] = as_samples(calls[0].input).shape[-1] if calls else 0
         try:
-            found = [_unit_layer(name, activation, one) for one in passes if one.of(activation)]
-            layers[name] = _merged(found)
+            layers[name] = _merged(
+                [_unit_layer(name, activation, one) for one in passes if one.of(activation)]
+            )
         except _Unclear as reason:
             skipped[name] = str(reason)
-    trained = [list(one.trained()) for one in passes]
     names = {module: name for name, module in agent.policy.named_modules()}
+    trained = [list(dict.fromkeys(one.trained())) for one in passes]
+    norms = [call.module for one in passes for call in one.calls if isinstance(call.module, NORMS)]
     return Wiring(
         layers,
         skipped,
         weighted={names[module]: module for modules in trained for module in modules},
+        order=tuple(tuple(names[module] for module in modules) for modules in trained),
         heads=tuple(dict.fromkeys(modules[-1] for modules in trained if modules)),
-        widths=widths,
+        normalised={
+            names[module]: module
+            for one, modules in zip(passes, trained, strict=True)
+            for module in modules
+            if _is_normalised(module, one)
+        },
+        norms=tuple(dict.fromkeys(norms)),
+        widths={name: as_samples(seen[0].input).shape[-1] if seen else 0 for name, seen in calls.items()},
+        pictures={name: bool(seen) and seen[0].input.ndim > 2 for name, seen in calls.items()},
+        direct={
+            name: all(_is_direct(c, one) for one in passes for c in one.of(activations[name]))
+            for name in layers
+        },
     )
 
 
@@ -295,6 +318,18 @@ def _consumers(call: _Call, channels: int, one: _Pass) -> Iterator[Weighted]:
             raise _Unclear(f"its output leads into a {type(module).__name__}")
     if not takers:
         raise _Unclear("its output is the network's")
+
+
+def _is_normalised(module: Weighted, one: _Pass) -> bool:
+    try:
+        takers = [taker for call in one.of(module) for taker in one.after(call)]
+    except _Unclear:
+        return False
+    return bool(takers) and all(isinstance(taker.module, NORMS) for taker in takers)
+
+
+def _is_direct(call: _Call, one: _Pass) -> bool:
+    return all(isinstance(taker.module, WEIGHTED) for taker in one.after(call))
 
 
 def _merged(found: list[UnitLayer]) -> UnitLayer:

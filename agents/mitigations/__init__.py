@@ -6,17 +6,30 @@ from .effective_rank import EffectiveRank
 from .isotropy import Isotropy
 from .l2 import L2
 from .l2_init import L2Init
+from .layer_norm import LayerNorm
+from .normalize_and_project import NormalizeAndProject
 from .parseval import Parseval
+from .plasticity_injection import PlasticityInjection
+from .resets import FullReset, LayerReset
+from .shrink_and_perturb import ShrinkAndPerturb
 from .spectral import Spectral
+from .weight_clipping import WeightClipping
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
     "c-chain": CChain,
     "effective-rank": EffectiveRank,
+    "full-reset": FullReset,
     "isotropy": Isotropy,
     "l2": L2,
     "l2-init": L2Init,
+    "layer-norm": LayerNorm,
+    "layer-reset": LayerReset,
+    "normalize-and-project": NormalizeAndProject,
     "parseval": Parseval,
+    "plasticity-injection": PlasticityInjection,
+    "shrink-and-perturb": ShrinkAndPerturb,
     "spectral": Spectral,
+    "weight-clipping": WeightClipping,
 }
 
 __all__ = [
@@ -24,9 +37,16 @@ __all__ = [
     "MITIGATIONS",
     "CChain",
     "EffectiveRank",
+    "FullReset",
     "Isotropy",
     "L2Init",
+    "LayerNorm",
+    "LayerReset",
     "Mitigation",
+    "NormalizeAndProject",
     "Parseval",
+    "PlasticityInjection",
+    "ShrinkAndPerturb",
     "Spectral",
+    "WeightClipping",
 ]

@@ -30,6 +30,9 @@ class Mitigation:
     conflicts: ClassVar[Mapping[str, str]] = {}
     """Class names of the mitigations that this one cannot work with, and why."""
 
+    remodel_rank: ClassVar[int] = 0
+    """Among those that remodel, the lowest go first."""
+
     _kept: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
     def build(self, policy_kwargs: dict[str, Any], agent_name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pliant.runs.training import train
 SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}}
 TABLE = {
     "name": "toy",
-    "tasks": {"env": "CartPole-v1", "length": 128, "count": 2, "shifts": [SHIFT]},
+    "tasks": {"env": "CartPole-v1", "length": 128, "count": 3, "shifts": [SHIFT]},
     "diagnostics": {"at": [], "every": 0},
     "evaluation": {"tasks": "none"},
 }
@@ -31,6 +31,9 @@ TINY: dict[str, dict] = {"l2": {"strength": 1e-3}}
 
 TOGETHER = [
     ["l2", "l2-init", "parseval", "spectral", "isotropy", "effective-rank", "c-chain"],
+    ["layer-norm", "l2", "shrink-and-perturb", "weight-clipping", "layer-reset"],
+    ["normalize-and-project", "plasticity-injection"],
+    ["full-reset"],
 ]
 
 
@@ -60,9 +63,9 @@ def run(out: Path, algorithm: str, names: list[str], stop_after: int | None = No
 
 
 def assert_resumed_equals_whole(tmp_path: Path, algorithm: str, names: list[str]) -> None:
-    rollouts_per_task = 128 // (64 if algorithm == "ppo" else 4)
+    rollouts = 2 * 128 // (64 if algorithm == "ppo" else 4)  # two of three tasks: a switch is behind it
     whole = run(tmp_path / "whole", algorithm, names)
-    resumed = run(tmp_path / "resumed", algorithm, names, stop_after=rollouts_per_task)
+    resumed = run(tmp_path / "resumed", algorithm, names, stop_after=rollouts)
     first, second = (load_file(f.checkpoint_list()[-1] / "tensors.safetensors") for f in (whole, resumed))
     assert first.keys() == second.keys()
     for name, tensor in first.items():

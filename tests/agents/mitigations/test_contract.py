@@ -1,0 +1,167 @@
+"""What every mitigation keeps to, on every agent and kind of network."""
+
+import copy
+import inspect
+import math
+
+import pytest
+import torch
+
+from pliant.agents import AGENTS, L2, MITIGATIONS, PPO, InvalidSetting
+from pliant.agents.mitigations.base import check_combination
+
+# Every member of MITIGATIONS needs a line here: constructor arguments that make a visible difference.
+SETTINGS = {
+    "c-chain": {"initial": 10.0},
+    "effective-rank": {"step": 1e-2},
+    "full-reset": {},
+    "isotropy": {"ratio": 0.1},
+    "l2": {"strength": 1e-1},
+    "l2-init": {"strength": 1e-1},
+    "layer-norm": {"affine": True},
+    "layer-reset": {"last": 2},
+    "normalize-and-project": {"every": 2},
+    "parseval": {"strength": 1e-2},
+    "plasticity-injection": {"tasks": (1,)},
+    "shrink-and-perturb": {"shrink": 0.99, "noise": 1e-3},
+    "spectral": {"strength": 1e-1},
+    "weight-clipping": {"kappa": 0.5},
+}
+
+ALL = pytest.mark.parametrize("algorithm", AGENTS.values())
+EVERY = pytest.mark.parametrize("name", MITIGATIONS)
+
+
+def build(name):
+    return MITIGATIONS[name](**SETTINGS[name])
+
+
+@pytest.mark.parametrize("policy", ["mlp", "cnn"])
+@ALL
+@EVERY
+def test_a_mitigation_changes_training_and_logs_finite_values(
+    name, algorithm, policy, make, parameters, memory_logger
+):
+    def train(mitigations):
+        agent = make(algorithm, mitigations, policy)
+        logger, memory = memory_logger()
+        agent.set_logger(logger)
+        agent.start_task(0)
+        agent.learn(64, log_interval=1)
+        agent.start_task(1)
+        agent.learn(32, log_interval=1, reset_num_timesteps=False)
+        agent.dump_logs()
+        return parameters(agent), memory.dumps[-1]
+
+    mitigation = build(name)
+    mitigated, log = train([mitigation])
+    plain, plain_log = train([])
+    assert mitigated.keys() != plain.keys() or any((mitigated[n] != plain[n]).any() for n in plain)
+    assert all(p.isfinite().all() for p in mitigated.values())
+    values = mitigation.values()
+    assert values
+    assert all(math.isfinite(value) for value in values.values())
+    assert {f"plasticity/{key}": value for key, value in values.items()}.items() <= log.items()
+    assert log.keys() - {f"plasticity/{key}" for key in values} == plain_log.keys()
+
+
+@ALL
+@EVERY
+def test_a_mitigation_survives_saving_and_goes_on_working(name, algorithm, make, parameters, tmp_path):
+    agent = make(algorithm, [build(name)])
+    agent.start_task(0)
+    agent.learn(48)
+    agent.start_task(1)
+    (own,) = agent.mitigations
+    agent.save(tmp_path / "agent")
+    loaded = algorithm.load(tmp_path / "agent", env=agent.get_env())
+    (kept,) = loaded.mitigations
+    assert kept == own
+    assert kept is not own
+    assert kept.state() == own.state()
+    assert kept.tensors().keys() == own.tensors().keys()
+    assert all(torch.equal(tensor, kept.tensors()[key]) for key, tensor in own.tensors().items())
+    before = parameters(loaded)
+    assert all(torch.equal(p, before[n]) for n, p in parameters(agent).items())
+    loaded.learn(48)
+    assert kept.values().keys() >= own.values().keys()
+    assert any((p != before[n]).any() for n, p in parameters(loaded).items())
+
+
+@EVERY
+def test_attaching_twice_is_attaching_once(name, make):
+    mitigation = build(name)
+    agent = make(PPO, [mitigation])
+    groups, policy = copy.deepcopy(agent.policy.optimizer.state_dict()), agent.policy.state_dict().keys()
+    mitigation.attach(agent)
+    assert agent.policy.optimizer.state_dict() == groups
+    assert agent.policy.state_dict().keys() == policy
+
+
+@EVERY
+def test_a_mitigation_says_what_it_is_set_to(name):
+    assert all(f"{key}={value!r}" in repr(build(name)) for key, value in SETTINGS[name].items())
+
+
+@EVERY
+def test_a_mitigation_names_its_paper_and_explains_every_setting(name):
+    text = MITIGATIONS[name].__doc__
+    assert "arXiv" in text or "openreview.net" in text
+    for setting in inspect.signature(MITIGATIONS[name]).parameters:
+        assert f"        {setting}: " in text or f"    {setting}: " in text.split("Args:")[1]
+
+
+# Combinations -----------------------------------------------------------------------------------------------
+
+PAIRS = [(a, b) for i, a in enumerate(MITIGATIONS) for b in list(MITIGATIONS)[i + 1 :]]
+
+
+def is_refused(*names):
+    try:
+        check_combination([build(name) for name in names])
+    except InvalidSetting:
+        return True
+    return False
+
+
+def test_conflicts_name_mitigations_that_exist_with_a_reason():
+    known = {kind.__name__ for kind in MITIGATIONS.values()}
+    for kind in MITIGATIONS.values():
+        assert kind.conflicts.keys() <= known - {kind.__name__}
+        assert all(reason.endswith(".") for reason in kind.conflicts.values())
+
+
+@EVERY
+def test_everything_works_with_l2(name):
+    assert not is_refused(name, "l2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+@ALL
+def test_every_pair_works_or_is_refused(pair, algorithm, make, parameters):
+    mitigations = [build(name) for name in pair]
+    if is_refused(*pair):
+        with pytest.raises(InvalidSetting, match="cannot work with"):
+            make(algorithm, mitigations)
+        return
+    agent = make(algorithm, mitigations)
+    for task in range(3):
+        agent.start_task(task)
+        agent.learn(48, reset_num_timesteps=task == 0)
+    assert all(p.isfinite().all() for p in parameters(agent).values())
+
+
+@ALL
+def test_networks_are_remodelled_in_one_order_whatever_the_order_given(algorithm, make, parameters):
+    names = ["plasticity-injection", "layer-norm"]
+    one, other = (make(algorithm, [build(name) for name in order]) for order in (names, names[::-1]))
+    assert parameters(one).keys() == parameters(other).keys()
+    assert all(torch.equal(p, parameters(other)[name]) for name, p in parameters(one).items())
+
+
+def test_a_remodelled_agent_has_an_optimiser_of_its_new_parameters(make):
+    agent = make(PPO, [build("layer-norm"), L2(0.1)], learning_rate=0.25)
+    (group,) = agent.policy.optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in agent.policy.parameters()}
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (0.25, 1e-5, 0.1)
