@@ -375,6 +375,23 @@ def renew(layer: UnitLayer, units: Tensor, weight: Tensor, bias: Tensor | None, 
             layer.outgoing(consumer, moment)[:, :, units] = 0
 
 
+@torch.no_grad()
+def compensate(layer: UnitLayer, units: Tensor, output: Tensor) -> None:
+    """Add to the consumers' biases what units contribute on average, before they are renewed.
+
+    Exact where a unit's output is constant; of a convolution, away from padded borders.
+
+    Args:
+        layer: of a `Wiring`.
+        units: indices ``[n]``.
+        output: the mean of what they put out, ``[parts, n]``.
+    """
+    for consumer in layer.consumers:
+        if consumer.bias is not None:
+            weights = layer.outgoing(consumer)[:, :, units]  # [out, parts, n, positions]
+            consumer.bias += torch.einsum("opns,pn->o", weights, output.to(weights))
+
+
 def _renew_norm(norm: nn.Module, units: Tensor, width: int, optimizer: Any) -> None:
     initial = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
     for name, value in initial.items():

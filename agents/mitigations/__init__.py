@@ -2,6 +2,7 @@
 
 from .base import Mitigation
 from .c_chain import CChain
+from .continual_backprop import ContinualBackprop
 from .effective_rank import EffectiveRank
 from .isotropy import Isotropy
 from .l2 import L2
@@ -10,6 +11,7 @@ from .layer_norm import LayerNorm
 from .normalize_and_project import NormalizeAndProject
 from .parseval import Parseval
 from .plasticity_injection import PlasticityInjection
+from .redo import ReDo
 from .resets import FullReset, LayerReset
 from .shrink_and_perturb import ShrinkAndPerturb
 from .spectral import Spectral
@@ -17,6 +19,7 @@ from .weight_clipping import WeightClipping
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
     "c-chain": CChain,
+    "continual-backprop": ContinualBackprop,
     "effective-rank": EffectiveRank,
     "full-reset": FullReset,
     "isotropy": Isotropy,
@@ -27,6 +30,7 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "normalize-and-project": NormalizeAndProject,
     "parseval": Parseval,
     "plasticity-injection": PlasticityInjection,
+    "redo": ReDo,
     "shrink-and-perturb": ShrinkAndPerturb,
     "spectral": Spectral,
     "weight-clipping": WeightClipping,
@@ -36,6 +40,7 @@ __all__ = [
     "L2",
     "MITIGATIONS",
     "CChain",
+    "ContinualBackprop",
     "EffectiveRank",
     "FullReset",
     "Isotropy",
@@ -46,6 +51,7 @@ __all__ = [
     "NormalizeAndProject",
     "Parseval",
     "PlasticityInjection",
+    "ReDo",
     "ShrinkAndPerturb",
     "Spectral",
     "WeightClipping",

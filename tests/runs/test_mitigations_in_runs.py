@@ -27,13 +27,17 @@ AGENTS = {
 }
 
 # What each mitigation needs to act within a run as short as this one; everything else at its default.
-TINY: dict[str, dict] = {"l2": {"strength": 1e-3}}
+TINY: dict[str, dict] = {
+    "l2": {"strength": 1e-3},
+    "continual-backprop": {"replacement_rate": 0.02, "maturity": 5},
+    "redo": {"threshold": 0.5, "every": 7},
+}
 
 TOGETHER = [
     ["l2", "l2-init", "parseval", "spectral", "isotropy", "effective-rank", "c-chain"],
     ["layer-norm", "l2", "shrink-and-perturb", "weight-clipping", "layer-reset"],
     ["normalize-and-project", "plasticity-injection"],
-    ["full-reset"],
+    ["full-reset", "continual-backprop", "redo"],
 ]
 
 

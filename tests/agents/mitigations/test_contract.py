@@ -13,6 +13,7 @@ from pliant.agents.mitigations.base import check_combination
 # Every member of MITIGATIONS needs a line here: constructor arguments that make a visible difference.
 SETTINGS = {
     "c-chain": {"initial": 10.0},
+    "continual-backprop": {"replacement_rate": 0.05, "maturity": 3},
     "effective-rank": {"step": 1e-2},
     "full-reset": {},
     "isotropy": {"ratio": 0.1},
@@ -23,6 +24,7 @@ SETTINGS = {
     "normalize-and-project": {"every": 2},
     "parseval": {"strength": 1e-2},
     "plasticity-injection": {"tasks": (1,)},
+    "redo": {"threshold": 0.5, "every": 4},
     "shrink-and-perturb": {"shrink": 0.99, "noise": 1e-3},
     "spectral": {"strength": 1e-1},
     "weight-clipping": {"kappa": 0.5},

@@ -1,0 +1,158 @@
+"""Continual backprop: replace the least useful of the mature units, a few at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..types import Update
+from ..units import UnitLayer, compensate, renew, trace
+from .base import Mitigation
+from .checks import require_count, require_fraction
+from .redo import FROZEN_HEADS, unit_layers
+
+if TYPE_CHECKING:
+    from ..base import Agent
+
+
+@dataclass
+class _Record:
+    """What is known of the units of one layer."""
+
+    utility: Tensor  # [units], exponential mean, biased towards 0
+    output: Tensor  # [parts, units], exponential mean of what they put out, likewise
+    age: Tensor  # [units], updates since they were made
+    due: Tensor  # [], replacements that are due, a fraction
+
+
+@dataclass
+class ContinualBackprop(Mitigation):
+    """Continual backprop (Dohare et al. 2024, Nature 632; arXiv 2306.13812).
+
+    After every update each unit i of a hidden layer has its contribution utility updated,
+
+        ``u_i <- decay u_i + (1 - decay) mean|w_out,i| mean|h_i|``,
+
+    the means over outgoing weights and over the minibatch (and positions, for a channel), and ages by one.
+    ``replacement_rate`` times the number of units older than ``maturity`` is added to what is due; whenever
+    that reaches one, the mature unit of least ``u_i / (1 - decay^age)`` is replaced: incoming weights drawn
+    as at construction, outgoing weights zero, its mean output (an exponential mean, too) times the old
+    outgoing weights added to the biases of the next layer, so that this says on average what it said before,
+    age and utility zero, the optimiser's moments cleared (see ``units.renew``). That is the authors' code
+    for reinforcement learning (github.com/shibhansh/loss-of-plasticity, lop/algos/gnt.py) with its
+    ``accumulate``; their Adam counts steps per weight, torch's per tensor. (The jax reference of arXiv
+    2509.22335, github.com/KevinGuo27/lop-jax, takes the *largest* utilities and draws outgoing weights at
+    random.)
+
+    Only the online network of DQN is changed; the target network follows. Layers in a residual stream are
+    left alone.
+
+    Strengths of the authors: rate 1e-4, decay 0.99, maturity 10,000 updates (PPO on Ant and Slippery Ant,
+    with weight decay 1e-4 and Adam's betas at 0.99), 1e-5 and 1,000 (incremental CIFAR).
+
+    Args:
+        replacement_rate: share of the mature units that is replaced per update, from 0 to 1.
+        maturity: updates for which a new unit is left alone.
+        decay: of the means, from 0 to 1.
+        layers: names or patterns of hidden layers; by default all.
+
+    Logs ``plasticity/cbp_replaced``, how many have been replaced so far, and ``plasticity/cbp_utility``, the
+    mean utility.
+    """
+
+    conflicts: ClassVar[dict[str, str]] = {"PlasticityInjection": FROZEN_HEADS}
+    replacement_rate: float = 1e-4
+    maturity: int = 10_000
+    decay: float = 0.99
+    layers: Sequence[str] = ("*",)
+    _layers: dict[str, UnitLayer] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _records: dict[str, _Record] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _replaced: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_fraction(self, replacement_rate=self.replacement_rate, decay=self.decay)
+        require_count(self, maturity=self.maturity)
+
+    def attach(self, agent: "Agent") -> None:
+        """Find the units; all are new."""
+        self._layers = unit_layers(self, trace(agent), self.layers)
+        self._records = {name: _new_record(layer) for name, layer in self._layers.items()}
+        self._replaced = 0
+
+    @torch.no_grad()
+    def after_update(self, agent: "Agent", update: Update) -> None:
+        """Judge every unit on this minibatch, and replace those that are due."""
+        features = agent.features(update.observations)
+        for name, layer in self._layers.items():
+            self._judge(layer, self._records[name], features[name])
+        # The deepest first, so that outgoing weights end at zero even where they lead into a new unit.
+        for name, layer in reversed(self._layers.items()):
+            units = self._due(self._records[name])
+            if len(units):
+                self._replace(agent, layer, self._records[name], units)
+
+    def _judge(self, layer: UnitLayer, record: _Record, features: Tensor) -> None:
+        contribution = layer.outgoing_magnitude() * layer.activity(features)
+        record.utility.lerp_(contribution, 1 - self.decay)
+        record.output.lerp_(features.view(-1, layer.parts, layer.width).mean(dim=0), 1 - self.decay)
+        record.age += 1
+
+    def _due(self, record: _Record) -> Tensor:
+        """The units to replace now, ``[n]``."""
+        mature = (record.age > self.maturity).nonzero().flatten()
+        record.due += self.replacement_rate * len(mature)
+        count = min(int(record.due), len(mature))
+        record.due -= count
+        utility = record.utility[mature] / self._correction(record.age[mature])
+        return mature[torch.argsort(utility, stable=True)[:count]]
+
+    def _replace(self, agent: "Agent", layer: UnitLayer, record: _Record, units: Tensor) -> None:
+        compensate(layer, units, record.output[:, units] / self._correction(record.age[units]))
+        renew(layer, units, *agent.fresh_units(layer.incoming, len(units)), agent.policy.optimizer)
+        record.utility[units] = 0
+        record.output[:, units] = 0
+        record.age[units] = 0
+        self._replaced += len(units)
+
+    def _correction(self, age: Tensor) -> Tensor:
+        """What an exponential mean that began at 0 lacks, as with Adam's moments."""
+        return 1 - self.decay**age
+
+    def values(self) -> dict[str, float]:
+        """``cbp_replaced`` and ``cbp_utility``."""
+        if not self._records:
+            return {}
+        utilities = torch.cat(
+            [r.utility / self._correction(r.age.clamp(min=1)) for r in self._records.values()]
+        )
+        return {"cbp_replaced": float(self._replaced), "cbp_utility": utilities.mean().item()}
+
+    def state(self) -> dict[str, int]:
+        """How many have been replaced."""
+        return {"replaced": self._replaced}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """Put it back."""
+        self._replaced = state["replaced"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The records."""
+        return {f"{name}/{key}": t for name, r in self._records.items() for key, t in vars(r).items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put them back."""
+        for name, record in self._records.items():
+            for key, tensor in vars(record).items():
+                tensor.copy_(tensors[f"{name}/{key}"])
+
+
+def _new_record(layer: UnitLayer) -> _Record:
+    zeros = layer.incoming.weight.detach().new_zeros
+    return _Record(
+        utility=zeros(layer.width),
+        output=zeros(layer.parts, layer.width),
+        age=zeros(layer.width),
+        due=torch.zeros((), dtype=torch.float64),
+    )
