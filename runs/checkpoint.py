@@ -14,6 +14,7 @@ needs, names, shapes, types and sizes, before memory is taken for it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
 from ..agents import DQN, Agent
-from .errors import DamagedFile, RunFolderError
+from .errors import DamagedFile, DiskFull, RunFolderError
 from .random_state import (
     RandomState,
     random_state,
@@ -105,8 +106,8 @@ def save_checkpoint(path: Path, agent: Agent, position: Position, run: str = "")
         run: the id of the run; a checkpoint of another run is refused when it is loaded.
 
     Raises:
-        RunFolderError: the disk is full, the folder is gone or cannot be written. The earlier checkpoints are
-            as they were.
+        DiskFull: there is no room for it. The earlier checkpoints are as they were.
+        RunFolderError: the folder is gone, or cannot be written. The same holds.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -124,11 +125,15 @@ def save_checkpoint(path: Path, agent: Agent, position: Position, run: str = "")
             _remove(stale)
         for older in sorted(path.parent.glob(f"*/{_REPLAY}"))[:-_REPLAYS_KEPT]:
             older.unlink()
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         _remove(temporary)
+        text = (
+            f"the checkpoint {str(path)!r} cannot be written: {error.strerror}; those before it are untouched"
+        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{text}. Make room, and go on with --resume") from error
         raise RunFolderError(
-            f"the checkpoint {str(path)!r} cannot be written: {_reason(error)}; those before it are as they "
-            "were. Make room, or make the folder writable again, and go on with --resume"
+            f"{text}. Put the folder back, or make it writable, and go on with --resume"
         ) from error
     except BaseException:
         _remove(temporary)
@@ -173,10 +178,6 @@ def _sync(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _plain(value: Any) -> Any:

@@ -185,6 +185,8 @@ def forget_after(folder: RunFolder, env_steps: int, boundaries: Sequence[int]) -
     """Drop rows and replays of checkpoints that a resumed run is about to make again."""
     keep_rows_until(folder.evaluation_file, env_steps)
     for (after, _), paths in folder.replay_files().items():
+        if not -1 <= after < len(boundaries) - 1:
+            continue  # of no task of this run: not written by it
         if boundaries[after + 1] > env_steps:
             for path in paths:
                 path.unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import RunFolderError
 from .folder import write_atomically
+from .reading import LARGEST_CSV, checked_size, lines
 
 COLUMNS = (
     "after_task",
@@ -57,26 +58,26 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(line for line in file if line.endswith("\n"))
-        header = next(reader, None)
-        if header is None:
-            return []
-        if tuple(header) != COLUMNS:
-            raise RunFolderError(
-                f"{str(path)!r} has the columns {','.join(header)!r}, expected {','.join(COLUMNS)!r}; move "
-                "it away and run `pliant evaluate` to write it anew"
-            )
-        rows = []
-        for cells in reader:
-            try:
-                rows.append(_row(cells))
-            except ValueError as error:
+    checked_size(path, LARGEST_CSV)
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.reader(line for line in lines(file) if line.endswith("\n"))
+        try:
+            header = next(reader, None)
+            if header is None:
+                return []
+            if tuple(header) != COLUMNS:
                 raise RunFolderError(
-                    f"{str(path)!r} is damaged in line {reader.line_num}: {error}; delete that line and run "
-                    "`pliant evaluate`, which plays what is missing"
-                ) from None
-        return rows
+                    f"{str(path)!r} has the columns {','.join(header)[:200]!r}, expected "
+                    f"{','.join(COLUMNS)!r}; move it away and run `pliant evaluate` to write it anew"
+                )
+            return [_row(cells) for cells in reader]
+        except RunFolderError:
+            raise
+        except (ValueError, csv.Error) as error:
+            raise RunFolderError(
+                f"{str(path)!r} is damaged in line {reader.line_num}: {error}; delete that line and run "
+                "`pliant evaluate`, which plays what is missing"
+            ) from None
 
 
 def append_rows(path: Path, rows: Iterable[Row], *, all_new: bool = False) -> None:
@@ -121,16 +122,23 @@ def _row(cells: list[str]) -> Row:
     if success not in ("", "0", "1"):
         raise ValueError(f"success is {success!r}, expected 1, 0 or nothing")
     return Row(
-        int(after),
-        int(on),
-        int(episode),
+        _count(after, -1),
+        _count(on),
+        _count(episode),
         policy,
-        int(env_steps),
-        int(seed),
+        _count(env_steps),
+        _count(seed),
         float(total),
-        int(length),
+        _count(length),
         bool(int(success)) if success else None,
     )
+
+
+def _count(text: str, least: int = 0) -> int:
+    number = int(text)
+    if not least <= number < 2**63:
+        raise ValueError(f"{number} counts nothing")
+    return number
 
 
 def _cells(row: Row) -> tuple[object, ...]:

@@ -20,7 +20,9 @@ import numpy as np
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from .board import Board, BoardMark
+from .errors import DamagedFile
 from .folder import RunFolder
+from .reading import read_rows
 
 STEP = "time/total_timesteps"
 """The column that orders progress.csv: environment steps since the run began."""
@@ -177,14 +179,20 @@ class EpisodeCsv:
         self._rows += 1
 
     def returns(self, task: int) -> list[tuple[int, float]]:
-        """Environment step and return of every episode of a task so far."""
+        """Environment step and return of every episode of a task so far.
+
+        Raises:
+            DamagedFile: the file is damaged; the text names the line.
+        """
         self.flush()
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [
-                (int(row["env_steps"]), float(row["return"]))
-                for row in csv.DictReader(file)
-                if int(row["task"]) == task
-            ]
+        found = []
+        for line, row in read_rows(self.path, EPISODE_COLUMNS):
+            try:
+                if int(row["task"]) == task:
+                    found.append((int(row["env_steps"]), float(row["return"])))
+            except (KeyError, ValueError):
+                raise DamagedFile(f"{str(self.path)!r} is damaged in line {line}; mend that line") from None
+        return found
 
     def flush(self) -> None:
         """Hand the rows to the operating system."""

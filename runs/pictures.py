@@ -729,7 +729,8 @@ def _over_runs(values: Array) -> tuple[Array, Array, Array]:
 
 
 def _legend(panel: Axes, arms: int) -> None:
-    panel.legend(loc="best", ncols=min(arms, 3))
+    if panel.get_legend_handles_labels()[0]:  # of runs that left nothing to draw there is nothing to explain
+        panel.legend(loc="best", ncols=min(arms, 3))
 
 
 def _thousands(value: float, _: Any = None) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +20,13 @@ from .errors import DamagedFile
 LARGEST_CSV = 256 * 2**20
 """Bytes: ten million episodes."""
 
-LARGEST_TOML = 2**20
+LARGEST_TOML = 2**19
 DEEPEST = 40
 """Levels of tables and lists in a TOML file; the deepest spec has six."""
+
+_PART = r"""(?:"(?:[^"\\\n]|\\.){0,100}+"|'[^'\n]{0,100}+'|[\w-]++)"""
+_DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}[ \t]*+\.[ \t]*+){{{DEEPEST}}}")
+"""``a.b.c. ...``: for one of n parts tomllib takes memory like n^2, all that there is for 100 kB of them."""
 
 _LONGEST_LINE = 2**20
 
@@ -102,6 +107,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none, or is nested deeper than any spec (whatever walks through one recurses).
     """
+    if _DEEP_KEY.search(text):
+        raise ValueError(f"it has a key of more than {DEEPEST} parts")
     try:
         table = tomllib.loads(text)
     except RecursionError:
@@ -119,30 +126,41 @@ def parse_toml(text: str) -> dict[str, Any]:
     raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
-def read_rows(path: Path, limit: int = LARGEST_CSV) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV file below its header, each with the number of the line that it ends on.
 
-    A row may hold fewer cells than the header, or more; the latter are left out.
+    A row has no cell where it ends early, and none at all if it has more than the header.
+
+    Args:
+        path: of the file.
+        columns: that it must have.
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedFile: it cannot be read, or a line of it is longer than any that pliant writes.
+        DamagedFile: it cannot be read, lacks a column, or has a line longer than any that pliant writes.
     """
-    checked_size(path, limit)
+    checked_size(path, LARGEST_CSV)
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.reader(_lines(file))
+            reader = csv.reader(lines(file))
             header = next(reader, [])
+            if missing := [column for column in columns if column not in header]:
+                raise ValueError(f"its header has no {' and no '.join(missing)}")
             for cells in reader:
-                yield reader.line_num, dict(zip(header, cells, strict=False))
+                fits = len(cells) <= len(header)
+                yield reader.line_num, dict(zip(header, cells, strict=False)) if fits else {}
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise DamagedFile(f"{str(path)!r} cannot be read to its end: {error}") from None
 
 
-def _lines(file: IO[str]) -> Iterator[str]:
-    """The lines of ``file``; without a limit one of 10 GB would be read at once."""
+def lines(file: IO[str]) -> Iterator[str]:
+    """The lines of ``file``; without a limit one of 10 GB would be read at once.
+
+    Raises:
+        ValueError: one is longer than any that pliant writes.
+    """
     while line := file.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:
             raise ValueError(f"it has a line of more than {_LONGEST_LINE:,} characters")

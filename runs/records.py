@@ -6,7 +6,8 @@ Nothing here needs torch: snapshots are read for their numbers and for the nodes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -212,9 +213,9 @@ def _read_spec(folder: RunFolder, problems: list[str]) -> tuple[RunSpec | None, 
 
 def _read_episodes(path: Path, problems: list[str]) -> Episodes:
     def parse(row: Mapping[str, str]) -> tuple[float, float, float]:
-        return _count(row["env_steps"]), _count(row["task"]), float(row["return"])
+        return _count(row["env_steps"]), _count(row["task"]), _finite(row["return"])
 
-    rows = _read_rows(path, problems, parse)
+    rows = _read_rows(path, ("env_steps", "task", "return"), problems, parse)
     if not rows:
         return Episodes.none()
     steps, task, returns = np.array(rows, dtype=np.float64).T
@@ -228,9 +229,9 @@ def _read_evaluation(path: Path, problems: list[str]) -> Evaluation | None:
     def parse(row: Mapping[str, str]) -> tuple[float, float, float, str]:
         if row["policy"] not in POLICIES:
             raise ValueError(row["policy"])
-        return _count(row["after_task"], -1), _count(row["on_task"]), float(row["return"]), row["policy"]
+        return _count(row["after_task"], -1), _count(row["on_task"]), _finite(row["return"]), row["policy"]
 
-    rows = _read_rows(path, problems, parse)
+    rows = _read_rows(path, ("after_task", "on_task", "return", "policy"), problems, parse)
     if not rows:
         return None
     after, on, returns, policy = zip(*rows, strict=True)
@@ -250,11 +251,20 @@ def _count(text: str, least: int = 0) -> float:
     return float(number)
 
 
-def _read_rows(path: Path, problems: list[str], parse: Callable[[Mapping[str, str]], Any]) -> list[Any]:
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _read_rows(
+    path: Path, columns: Sequence[str], problems: list[str], parse: Callable[[Mapping[str, str]], Any]
+) -> list[Any]:
     """The rows that can be understood; the number of the others, and the line of the first, is a problem."""
     rows, bad = [], []
     try:
-        for line, row in read_rows(path):
+        for line, row in read_rows(path, columns):
             try:
                 rows.append(parse(row))
             except (KeyError, ValueError):

@@ -18,10 +18,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 
 from ..envs import SequenceSpec
+
+Name = Annotated[str, StringConstraints(pattern=r"^\w[\w .,+=()-]*$", max_length=80)]
+"""Part of the name of a run folder: letters, digits and what else is no path."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -247,9 +251,9 @@ class CheckpointSpec(Settings):
 class RunSpec(Settings):
     """One run: an agent, a sequence of tasks, what keeps the agent plastic, and what is measured."""
 
-    name: str
+    name: Name
     description: str = ""
-    arm: str = "bp"
+    arm: Name = "bp"
     seed: NonNegativeInt = 0
     reset: bool = False
     """Whether each task starts with a fresh agent: the ceiling that a plastic agent is held against."""

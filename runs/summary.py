@@ -45,7 +45,7 @@ def task_returns(folder: RunFolder) -> list[TaskReturn]:
     """
     episodes: dict[int, list[tuple[int, float]]] = {}
     spans = list(pairwise(folder.read_manifest()["boundaries"]))
-    for line, row in read_rows(folder.episodes_file):
+    for line, row in read_rows(folder.episodes_file, ("env_steps", "task", "return")):
         try:
             task, episode = int(row["task"]), (int(row["env_steps"]), float(row["return"]))
             spans[task]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..agents import Agent
@@ -53,7 +53,8 @@ def agent_tensors(agent: Agent) -> dict[str, Tensor]:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write them."""
     # Clones: the format refuses tensors that share memory (a shared features extractor has three names).
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+    cloned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    path.write_bytes(save(cloned))  # not save_file(), whose errors do not tell a full disk from others
 
 
 def read_tensors(path: Path, agent: Agent, prefix: str = "") -> dict[str, Tensor]:

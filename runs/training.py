@@ -199,9 +199,7 @@ class _Trainer:
         )
         if resumed:
             monitor.returns = self.logs.episodes.returns(index)
-            tensors = {name: tensor.to(agent.device) for name, tensor in resumed.tensors.items()}
-            for snapshot, state in zip(snapshots, resumed.beside["snapshots"], strict=True):
-                snapshot.load_state(state, tensors)
+            _load_snapshots(snapshots, resumed, agent)
         for end in spec.reset_points(last - first):
             if end <= done:
                 continue
@@ -301,10 +299,27 @@ def _log_marks(position: Position) -> LogMarks:
     """
     try:
         return LogMarks.from_json(position.beside["logs"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(
             f"the checkpoint after {position.env_steps:,} environment steps does not say how long the logs "
             f"were ({type(error).__name__}: {error}); delete it to go on from the one before"
+        ) from None
+
+
+def _load_snapshots(snapshots: Sequence[SnapshotCallback], position: Position, agent: Agent) -> None:
+    """Let the callbacks of a task that is not over go on as they stood at a checkpoint.
+
+    Raises:
+        RunFolderError: it does not say how they stood.
+    """
+    tensors = {name: tensor.to(agent.device) for name, tensor in position.tensors.items()}
+    try:
+        for snapshot, state in zip(snapshots, position.beside["snapshots"], strict=True):
+            snapshot.load_state(state, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"the checkpoint after {position.env_steps:,} environment steps does not say how the "
+            f"measurements stood ({type(error).__name__}: {error}); delete it to go on from the one before"
         ) from None
 
 
