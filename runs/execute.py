@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from queue import Empty
 from typing import Literal
 
 from .errors import RunInterrupted
 from .folder import RunFolder
-from .progress import Report, Reporter
+from .progress import Reporter
+from .workers import WorkerDied, Workers
 
 
 @dataclass(frozen=True)
@@ -65,26 +60,17 @@ def execute_side_by_side(
 
     An interruption reaches all of them; runs that had not started stay unstarted.
     """
-    # spawn: a forked torch can hang in its thread pool, and Windows and macOS have nothing else.
-    context = multiprocessing.get_context("spawn")
-    reports: Queue[Report] = context.Queue()
-    stop = context.Event()
     outcomes: dict[Path, Outcome] = {}
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_adopt, initargs=(reports, stop)) as pool:
-        waiting: dict[Future[Outcome], Path] = {
-            pool.submit(_execute_in_child, path, device): path for path in paths
-        }
-        while waiting:
-            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            _drain(reports, report)
-            if interrupted() and not stop.is_set():
-                stop.set()
-                for future in waiting:
-                    future.cancel()
-            for future in done:
-                path = waiting.pop(future)
-                outcomes[path] = _result(future, path)
-        _drain(reports, report)
+    with Workers[Path, Outcome](jobs, report) as workers:
+        for path in paths:
+            workers.submit(path, _execute_unless_stopped, path, device)
+        stopped = False
+        while len(outcomes) < len(paths):
+            for path, end in workers.poll(0.2):
+                outcomes[path] = _died(path, str(end)) if isinstance(end, WorkerDied) else end
+            if interrupted() and not stopped:
+                stopped = True
+                outcomes |= {path: _not_started(path) for path in workers.stop()}
     return [outcomes[path] for path in paths]
 
 
@@ -93,40 +79,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _result(future: Future[Outcome], path: Path) -> Outcome:
-    if future.cancelled():
-        RunFolder.open(path).set_status("interrupted")
-        return Outcome(path, "not started")
-    error = future.exception()
-    if error is not None:  # the process died: out of memory, killed
-        RunFolder.open(path).set_status("failed", error=str(error))
-        return Outcome(path, "failed", f"its process ended: {error}")
-    return future.result()
+def _execute_unless_stopped(
+    path: Path, device: str, report: Reporter, interrupted: Callable[[], bool]
+) -> Outcome:
+    return _not_started(path) if interrupted() else execute(path, device, report, interrupted)
 
 
-def _drain(reports: Queue[Report], report: Reporter) -> None:
-    while True:
-        try:
-            report(reports.get_nowait())
-        except Empty:
-            return
+def _not_started(path: Path) -> Outcome:
+    RunFolder.open(path).set_status("interrupted")
+    return Outcome(path, "not started")
 
 
-# In the child ------------------------------------------------------------------------------------------
-
-_reports: Queue[Report]
-_stop: Event
-
-
-def _adopt(reports: Queue[Report], stop: Event) -> None:
-    """Keep what the parent shares; a Ctrl-C of the terminal is the parent's to hear."""
-    global _reports, _stop
-    _reports, _stop = reports, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _execute_in_child(path: Path, device: str) -> Outcome:
-    if _stop.is_set():
-        RunFolder.open(path).set_status("interrupted")
-        return Outcome(path, "not started")
-    return execute(path, device, _reports.put, _stop.is_set)
+def _died(path: Path, message: str) -> Outcome:
+    RunFolder.open(path).set_status("failed", error=message)
+    return Outcome(path, "failed", message)

@@ -101,7 +101,7 @@ class RunFolder:
                 "arm": spec.arm,
                 "seed": spec.seed,
                 "boundaries": list(boundaries),
-                "created": _now(),
+                "created": now(),
                 "command": sys.argv,
                 "python": platform.python_version(),
                 "versions": installed_versions(),
@@ -127,6 +127,11 @@ class RunFolder:
                 "open it with the pliant named under 'versions' in its manifest.json"
             )
         return folder
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run at this path, however far it has come."""
+        return (self.path / "manifest.json").exists()
 
     # Where things are --------------------------------------------------------------------------------
 
@@ -271,7 +276,7 @@ class RunFolder:
 
     def set_status(self, status: Status, **more: Any) -> None:
         """Record how the run stands, with the time and whatever else is to be said."""
-        self.write_manifest({**self.read_manifest(), "status": status, "updated": _now(), **more})
+        self.write_manifest({**self.read_manifest(), "status": status, "updated": now(), **more})
 
     def write_traceback(self, text: str) -> Path:
         """Keep the traceback of an error that nobody foresaw."""
@@ -287,7 +292,8 @@ def run_folders(results: Path) -> list[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write the whole of ``text`` or nothing: to a temporary name, synced, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # On a shared filesystem two machines may have processes of the same number.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -323,12 +329,13 @@ def _make_first_free(out: Path, stem: str) -> Path:
 def _make_unless_begun(path: Path) -> Path:
     """A folder without manifest is what a process left that was killed at this very place."""
     path.mkdir(exist_ok=True)
-    if (path / "manifest.json").exists():
+    if RunFolder(path).begun:
         raise FileExistsError(errno.EEXIST, "there is a run of that name already", str(path))
     return path
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as manifests have it."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import numpy as np
 
 from .errors import RunError, RunFolderError
 from .folder import RunFolder, run_folders
+from .sweep.folder import SweepFolder, sweep_folders
 
 LAST_EPISODES = 20
 """Training episodes behind the last return."""
@@ -23,7 +25,7 @@ _TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class Entry:
-    """One run in the index.
+    """One run in the index, or one sweep.
 
     Attributes:
         id: name of the folder.
@@ -66,7 +68,7 @@ def how_long(seconds: float) -> str:
 
 
 def entries(results: Path) -> Sequence[Entry]:
-    """Every run under ``results``, the newest first.
+    """Every run under ``results``, and every sweep as one entry, or every run of a sweep; the newest first.
 
     Raises:
         RunFolderError: there is no such folder.
@@ -75,8 +77,27 @@ def entries(results: Path) -> Sequence[Entry]:
         raise RunFolderError(
             f"there is no folder {str(results)!r}; name the folder that runs were written to"
         )
-    found = [_entry(path) for path in run_folders(results)]
+    sweep = SweepFolder(results)
+    if sweep.is_one:
+        found = [_entry(path) for folder in (sweep.runs, sweep.tuning) for path in run_folders(folder)]
+    else:
+        found = [_entry(path) for path in run_folders(results)]
+        found += [_sweep_entry(folder) for folder in sweep_folders(results)]
     return sorted(found, key=lambda e: (e.changed or datetime.min.replace(tzinfo=UTC), e.id), reverse=True)
+
+
+def _sweep_entry(sweep: SweepFolder) -> Entry:
+    """One line for all runs of a sweep, those of its tuning included."""
+    runs = [_entry(path) for folder in (sweep.runs, sweep.tuning) for path in run_folders(folder)]
+    states = Counter(run.status for run in runs)
+    return Entry(
+        id=sweep.path.name,
+        spec=runs[0].spec if runs else "?",
+        arm="sweep",
+        seed="-",
+        status=", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no runs yet",
+        changed=max((run.changed for run in runs if run.changed), default=None),
+    )
 
 
 def _entry(path: Path) -> Entry:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,8 @@ from .reading import parse_toml, read_toml
 from .spec import RunSpec
 
 Table = dict[str, Any]
+
+M = TypeVar("M", bound=BaseModel)
 
 _ARMS = "arms"
 """The name of the file, and of the table, that defines the arms."""
@@ -64,9 +66,16 @@ def load_table(preset: str) -> Table:
     table = _resolve(preset)
     table.setdefault("name", Path(preset).stem)
     own = table.get(_ARMS, {})
-    if not isinstance(own, dict) or not all(isinstance(arm, dict) for arm in own.values()):
-        raise SpecError(f"{_ARMS} in {preset!r}: expected tables such as [{_ARMS}.l2.mitigations.l2]")
-    return {**table, _ARMS: merge(_shipped(_ARMS), own)}
+    arms = merge(_shipped(_ARMS), own) if isinstance(own, dict) else own
+    return with_arms({**table, _ARMS: arms}, source=preset)
+
+
+def with_arms(table: Table, *, source: str) -> Table:
+    """``table``, once its arms have been found to be tables; the shipped ones if it has none."""
+    arms = table.get(_ARMS, _shipped(_ARMS))
+    if not isinstance(arms, dict) or not all(isinstance(arm, dict) for arm in arms.values()):
+        raise SpecError(f"{_ARMS} in {source!r}: expected tables such as [{_ARMS}.l2.mitigations.l2]")
+    return {"name": source, **table, _ARMS: arms}
 
 
 def build_spec(
@@ -110,13 +119,18 @@ def arm_names(preset: str) -> list[str]:
 
 def validate(table: Table, *, source: str) -> RunSpec:
     """Build the spec of ``table``; ``source`` is what the error calls it."""
+    return validate_as(RunSpec, table, source=source, kind="spec")
+
+
+def validate_as(model: type[M], table: Table, *, source: str, kind: str) -> M:
+    """Build a ``model`` from ``table``; the errors call it a ``kind``."""
     try:
         # Through JSON, so that strict types accept a list where a tuple is meant, and nothing else.
-        return RunSpec.model_validate_json(json.dumps(table, default=str))
+        return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors(include_url=False)]
+        lines = [_explain(detail, model, kind) for detail in error.errors(include_url=False)]
         raise SpecError(
-            "\n".join([f"{source} is not a valid spec:", *(f"  {line}" for line in lines)])
+            "\n".join([f"{source} is not a valid {kind}:", *(f"  {line}" for line in lines)])
         ) from None
 
 
@@ -158,14 +172,7 @@ def _resolve(preset: str, seen: tuple[str, ...] = ()) -> Table:
 
 def _read(preset: str) -> Table:
     if preset.endswith(".toml"):
-        try:
-            return read_toml(Path(preset), named=True)
-        except FileNotFoundError:
-            raise SpecError(
-                f"there is no file {preset!r}; `train-agent --list` names the shipped presets"
-            ) from None
-        except DamagedFile as error:
-            raise SpecError(str(error)) from None
+        return read_named_toml(Path(preset), hint="; `train-agent --list` names the shipped presets")
     names = preset_names()
     if preset not in names:
         raise SpecError(
@@ -173,6 +180,20 @@ def _read(preset: str) -> Table:
             "A file of your own is named with its ending: my-spec.toml"
         )
     return _shipped(preset)
+
+
+def read_named_toml(path: Path, *, hint: str = "") -> Table:
+    """The table in the file ``path``, which a person named; ``hint`` is said where there is no such file.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
+    try:
+        return read_toml(path, named=True)
+    except FileNotFoundError:
+        raise SpecError(f"there is no file {str(path)!r}{hint}") from None
+    except (DamagedFile, ValueError) as error:  # ValueError: a name that no file can have
+        raise SpecError(str(error)) from None
 
 
 def _shipped(name: str) -> Table:
@@ -222,11 +243,11 @@ def _index(place: Sequence[Any], name: str, said: str) -> int:
     return int(name)
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, root: type[BaseModel], kind: str) -> str:
     """One line about one thing that pydantic refused."""
     location = [str(part) for part in detail["loc"]]
-    model, path = _descend(location)
-    where = ".".join(path) or "the spec"
+    model, path = _descend(location, root)
+    where = ".".join(path) or f"the {kind}"
     match detail["type"]:
         case "extra_forbidden":
             known = list(model.model_fields) if model else []
@@ -245,9 +266,9 @@ def _short(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _descend(location: Iterable[str]) -> tuple[type[BaseModel] | None, list[str]]:
+def _descend(location: Iterable[str], root: type[BaseModel]) -> tuple[type[BaseModel] | None, list[str]]:
     """The innermost model that ``location`` reaches, and the location without pydantic's union tags."""
-    model: type[BaseModel] | None = RunSpec
+    model: type[BaseModel] | None = root
     path: list[str] = []
     candidates: dict[str, type[BaseModel]] = {}
     for part in location:

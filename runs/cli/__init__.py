@@ -18,6 +18,7 @@ from .list import list_runs
 from .measure import measure
 from .replay import replay
 from .report import report
+from .sweep import sweep
 from .train import train
 
 app = typer.Typer(name="pliant", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -29,6 +30,7 @@ def _pliant() -> None:
 
 
 app.command(name="train")(train)
+app.command(name="sweep")(sweep)
 app.command(name="measure")(measure)
 app.command(name="evaluate")(evaluate)
 app.command(name="replay")(replay)

@@ -9,7 +9,7 @@ import typer
 
 from .console import FAILED, INTERRUPTED, Device, err, out
 
-Runs = Annotated[list[Path], typer.Argument(help="Run folders; a glob such as results/quickstart-* will do.")]
+Runs = Annotated[list[Path], typer.Argument(help="Run folders; sweeps and folders of runs stand for theirs.")]
 Baseline = Annotated[
     Literal["fresh"] | None,
     typer.Option(help="fresh: agents that start anew at each task, found beside the runs or trained there."),

@@ -21,7 +21,9 @@ def compare(
 ) -> None:
     """Print the metrics of several runs side by side."""
     from ..report import gather
+    from ..sweep.folder import expand
 
+    runs = expand(runs)
     comparison, problems = gather([*runs, *baselines(runs, baseline, device)], spectra=False)
     _print_comparison(comparison)
     for text in [*problems, *comparison.notes]:

@@ -21,13 +21,8 @@ def list_runs(
     from ..statistics import number
 
     table = Table(
-        Column("run", no_wrap=True),
-        "spec",
-        "arm",
-        "seed",
-        "status",
-        "last return",
-        "age",
+        Column("run", overflow="fold"),  # of a sweep, with its settings: the only column that may break
+        *(Column(name, no_wrap=True) for name in ("spec", "arm", "seed", "status", "last return", "age")),
         box=None,
         pad_edge=False,
     )

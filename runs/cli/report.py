@@ -22,7 +22,9 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about one or several runs."""
     from ..report import first_free, write_report
+    from ..sweep.folder import expand
 
+    runs = expand(runs)
     written = write_report(
         [*runs, *baselines(runs, baseline, device)],
         first_free(Path("report.html")) if page is None else page,

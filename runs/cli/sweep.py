@@ -1,0 +1,184 @@
+"""``pliant sweep``: many runs from one file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import FAILED, INTERRUPTED, Device, Usage, err, out
+
+if TYPE_CHECKING:
+    from ..sweep.drive import Result, Shard
+    from ..sweep.protocol import Sweep
+
+
+def sweep(
+    file: Annotated[
+        Path | None, typer.Argument(help="A TOML file: base, arms, space, seeds.", show_default=False)
+    ] = None,
+    results: Annotated[Path, typer.Option("--out", help="Where the sweep's folder is made.")] = Path(
+        "results"
+    ),
+    resume: Annotated[Path | None, typer.Option(metavar="SWEEP", help="Go on with a sweep's folder.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; all cores by default.")] = None,
+    device: Annotated[Device, typer.Option(help="As for pliant train.")] = "auto",
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a run whose process died is gone on with.")
+    ] = 3,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts, I from 0: one job of an array.")
+    ] = None,
+    optuna: Annotated[bool, typer.Option("--optuna", help="Let Optuna choose the settings to try.")] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option("--optuna-storage", metavar="URL", help="A database, or the path of a journal file."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="List the runs and what they will take, and stop.")] = False,
+) -> None:
+    """Carry out many runs from one file: arms, settings, seeds; or tune every arm and test the best setting.
+
+    Nothing is run twice: the same command goes on with what is missing.
+    """
+    from ..sweep.definition import load_definition
+    from ..sweep.folder import SweepFolder
+    from ..sweep.protocol import Sweep
+
+    part = _parse_shard(shard)
+    if (file is None) == (resume is None):
+        raise Usage(
+            "name a sweep's file, `pliant sweep sweep.toml`, or a sweep's folder, `--resume results/x`"
+        )
+    if resume is not None:
+        folder = SweepFolder.open(resume)
+        if optuna:
+            raise Usage("--resume goes on with a sweep as it was begun; leave out --optuna")
+        definition = folder.read_definition()
+    else:
+        assert file is not None
+        definition = load_definition(file, optuna=optuna)
+        folder = SweepFolder(results / definition.name)
+    if storage is not None and not (definition.tune and definition.tune.method == "optuna"):
+        raise Usage("--optuna-storage is for a search with --optuna")
+    whole = Sweep(definition, folder, storage)
+    whole.check(device)  # everything, before the first file is written
+    if dry_run:
+        _print_plan(whole, jobs)
+        return
+    if resume is None:
+        folder = SweepFolder.take(results, definition)
+    _carry_out(Sweep(definition, folder, storage), part, jobs, device, retries)
+
+
+def _carry_out(whole: Sweep, part: Shard, jobs: int | None, device: Device, retries: int) -> None:
+    """Run, show the progress, write the tables, say how it ended, and exit with a code that says so."""
+    from ..execute import available_cores
+    from ..interrupt import Interrupt
+    from ..sweep.drive import drive_sweep
+    from ..sweep.engine import ProcessEngine
+    from ..sweep.progress import Tally, watcher
+    from ..sweep.tables import write_tables
+
+    runs, steps = whole.expected()
+    out.print(f"results in {whole.folder.path}: {runs:,} runs, {steps:,} environment steps", soft_wrap=True)
+
+    def tell() -> None:
+        err.print("stopping at the next rollout (Ctrl-C again stops at once)")
+
+    with (
+        watcher(out, Tally(runs, steps, whole.known_jobs())) as watch,
+        Interrupt(tell) as interrupted,
+        ProcessEngine(jobs or available_cores(), device, watch, retries) as engine,
+    ):
+        result = drive_sweep(whole, engine, watch, interrupted, part)
+    write_tables(whole)
+    _conclude(whole, result)
+
+
+def _conclude(whole: Sweep, result: Result) -> None:
+    for path, message in result.failed.items():
+        err.print(f"error: {path.name}: {message}", soft_wrap=True, markup=False)
+    for path, message in result.diverged.items():
+        err.print(f"diverged: {path.name}: {message}", soft_wrap=True, markup=False)
+    for problem in result.problems:
+        err.print(f"error: {problem}", soft_wrap=True, markup=False)
+    if whole.definition.tune is not None:
+        _print_choices(whole)
+    again = f"pliant sweep --resume {whole.folder.path}"
+    if result.interrupted:
+        err.print(f"stopped and saved; go on with: {again}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+    if result.failed:
+        err.print(f"{len(result.failed)} runs failed; they are tried again by: {again}", soft_wrap=True)
+    if result.failed or result.problems:
+        raise typer.Exit(FAILED)
+    if not result.whole:
+        err.print(
+            f"this shard has done its part; {result.unfinished} runs are other shards'. What depends on them "
+            f"(tests, after the tuning) is done when all shards are run once more: {again}",
+            soft_wrap=True,
+        )
+    out.print(
+        f"\ntables in {whole.folder.runs_file.parent}; compare the runs:  pliant compare {whole.folder.path}"
+    )
+
+
+def _print_choices(whole: Sweep) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("arm", "chosen setting", "score", "of", box=None, pad_edge=False)
+    for arm in whole.definition.arms:
+        choice = whole.folder.read_choice(arm)
+        if choice is None:
+            table.add_row(arm, "not chosen yet", "", "")
+            continue
+        setting = ", ".join(f"{key} = {value}" for key, value in choice["setting"].items()) or "the arm's own"
+        table.add_row(Text(arm), Text(setting), f"{choice['score']:.4g}", f"{choice['trials']} settings")
+    out.print(table)
+
+
+def _print_plan(whole: Sweep, jobs: int | None) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..execute import available_cores
+    from ..sweep.expectation import expectation
+    from ..sweep.jobs import FINAL
+
+    table = Table("run", "seed", "env steps", "state", box=None, pad_edge=False)
+    known = whole.known_jobs()
+    for job in known:
+        name = job.path.relative_to(whole.folder.path)
+        table.add_row(Text(str(name)), str(job.spec.seed), f"{job.total_steps:,}", job.state())
+    out.print(table)
+    runs, steps = whole.expected()
+    if len(known) < runs:
+        out.print(f"and {runs - len(known):,} runs whose settings are chosen on the way")
+    ended = [job for job in known if job.state() in FINAL]
+    left = steps - sum(job.total_steps for job in ended)
+    out.print(
+        f"\n{runs:,} runs, {steps:,} environment steps in {whole.folder.path}; {len(ended):,} runs are there "
+        "already; nothing was run",
+        soft_wrap=True,
+    )
+    found = expectation(known)
+    out.print(
+        "time and size are not known before a run of this sweep is complete"
+        if found is None
+        else f"the rest: {found.text(left, jobs or available_cores())}",
+        soft_wrap=True,
+    )
+
+
+def _parse_shard(text: str | None) -> Shard:
+    from ..sweep.drive import Shard
+
+    if text is None:
+        return Shard()
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise Usage(f"--shard {text!r}: expected I/N with I from 0 to N - 1, for example 0/8")
+    return Shard(int(match[1]), int(match[2]))

@@ -1,0 +1,53 @@
+"""What the rest of a sweep will take, going by those of its runs that are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from .jobs import Job
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Time and size of a run per environment step; the time between an interruption and its end counts."""
+
+    seconds_per_step: float
+    """Of one run, per environment step, everything included."""
+    bytes_per_step: float
+    runs: int
+    """That it goes by."""
+
+    def text(self, env_steps: int, at_a_time: int) -> str:
+        """About ``env_steps`` environment steps, by ``at_a_time`` runs side by side."""
+        hours = env_steps * self.seconds_per_step / 3600
+        size = env_steps * self.bytes_per_step / 1e6
+        return (
+            f"{hours:.1f} hours of a process, {hours / at_a_time:.1f} hours with {at_a_time} at a time, "
+            f"and {size:,.0f} MB, going by {self.runs} complete run{'s' * (self.runs != 1)} of this sweep"
+        )
+
+
+def expectation(jobs: Sequence[Job]) -> Expectation | None:
+    """From the complete runs among ``jobs``; None if there are none."""
+    steps, seconds, size, runs = 0, 0.0, 0, 0
+    for job in jobs:
+        folder = job.folder()
+        about = folder.read_manifest() if folder else {}
+        if about.get("status") != "complete":
+            continue
+        try:
+            began, ended = (datetime.fromisoformat(about[key]) for key in ("created", "updated"))
+        except (KeyError, TypeError, ValueError):
+            continue
+        steps, runs = steps + job.total_steps, runs + 1
+        seconds += (ended - began).total_seconds()
+        size += disk_usage(job.path)
+    return Expectation(seconds / steps, size / steps, runs) if runs else None
+
+
+def disk_usage(folder: Path) -> int:
+    """Bytes of all files under ``folder``."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
