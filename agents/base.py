@@ -18,6 +18,7 @@ from .errors import AgentError, InvalidSetting, NonFiniteLoss
 from .features import recorded
 from .mitigations.base import Mitigation, check_combination
 from .networks import INITIALISATIONS, initialise, named, resolve_names
+from .norms import total_norm
 from .randomness import isolated_randomness
 from .types import Loss, Objective, Observations
 from .units import Weighted
@@ -280,16 +281,16 @@ class Agent(BaseAlgorithm):
 
     def _descend(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:
         """One optimiser step down ``loss``; returns the norm of the gradient before clipping."""
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None  # as zero_grad() does, which takes ten times as long
         loss.backward()  # type: ignore[no-untyped-call]
         if math.isinf(self.max_grad_norm):
-            norm = gradient_norm(parameters)
+            norm = total_norm([p.grad for p in parameters if p.grad is not None])
         else:
             # foreach: the same arithmetic without a Python loop over parameters
             norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True).item()
         self._require_finite({"the gradient": norm}, ["the gradient"])
-        optimizer.step()
+        self.policy.optimizer.step()
         self.gradient_updates += 1
         return norm
 
@@ -322,17 +323,9 @@ class Agent(BaseAlgorithm):
                     module.training = training
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """The norm of all gradients together, at half the cost of clipping them on a CPU (27 against 53 us)."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if any(gradient.is_cuda for gradient in gradients):
-        return nn.utils.get_total_norm(gradients, foreach=True).item()  # waits for the device only once
-    return math.hypot(*(norm.item() for norm in torch._foreach_norm(gradients)))
-
-
 def scalars(tensors: dict[str, Tensor]) -> dict[str, float]:
-    """Scalar tensors as Python floats; from a GPU in one transfer, which waits for it once."""
-    if not any(tensor.is_cuda for tensor in tensors.values()):
+    """Scalar tensors of one device as Python floats; from a GPU in one transfer, which waits for it once."""
+    if not next(iter(tensors.values())).is_cuda:
         return {name: tensor.item() for name, tensor in tensors.items()}
     with torch.no_grad():
         return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))

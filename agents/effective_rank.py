@@ -1,5 +1,6 @@
 """Effective rank of a feature matrix, and its gradient, without a singular value decomposition."""
 
+import math
 from typing import Any
 
 import torch
@@ -43,9 +44,10 @@ class _EffectiveRank(torch.autograd.Function):
         tall = features.shape[0] >= features.shape[1]
         gram = precise.T @ precise if tall else precise @ precise.T  # [D, D] or [B, B]
         ctx.tall = tall
-        if not torch.isfinite(gram).all():  # eigh would raise
+        mass = gram.trace().item()  # a sum of squares: finite and positive only if eigh has something to do
+        if not math.isfinite(mass) or mass == 0:
             ctx.save_for_backward(torch.zeros_like(features), torch.zeros_like(gram, dtype=features.dtype))
-            return features.new_full((), torch.nan)
+            return features.new_full((), 0.0 if mass == 0 else torch.nan)
         eigenvalues, eigenvectors = torch.linalg.eigh(gram)
         rank, slope = _rank_and_slope(eigenvalues, max(features.shape))
         weights = (eigenvectors * slope) @ eigenvectors.T  # V diag(g / sigma) V'
@@ -61,15 +63,17 @@ class _EffectiveRank(torch.autograd.Function):
 
 
 def _rank_and_slope(eigenvalues: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Effective rank and, 0 for null directions, its derivative by each singular value over that value."""
-    floor = eigenvalues[-1].clamp(min=0) * size * torch.finfo(eigenvalues.dtype).eps
+    """Effective rank and, 0 for null directions, its derivative by each singular value over that value.
+
+    Args:
+        eigenvalues: of the Gram matrix, ascending, the last positive.
+        size: the larger dimension of the features.
+    """
+    floor = eigenvalues[-1] * (size * torch.finfo(eigenvalues.dtype).eps)
     alive = eigenvalues > floor
-    if not alive.any():
-        return eigenvalues.new_zeros(()), torch.zeros_like(eigenvalues)
-    sigma = torch.where(alive, eigenvalues, 1.0).sqrt()
-    total = sigma[alive].sum()
-    log_p = (sigma / total).log()
-    entropy = -(sigma * log_p)[alive].sum() / total
+    sigma = torch.where(alive, eigenvalues, 0.0).sqrt()
+    total = sigma.sum()
+    log_p = torch.where(alive, sigma / total, 1.0).log()
+    entropy = -(sigma * log_p).sum() / total
     rank = entropy.exp()
-    slope = torch.where(alive, -rank * (log_p + entropy) / (total * sigma), 0.0)
-    return rank, slope
+    return rank, torch.where(alive, -rank * (log_p + entropy) / (total * sigma), 0.0)

@@ -62,9 +62,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of samples whose largest logit is that of their label (of several largest, the first counts)."""
-    return (logits.argmax(dim=1) == labels).float().mean()
+def correct_predictions(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many samples have their largest logit at their label; of several largest, the first counts."""
+    return torch.count_nonzero(logits.argmax(dim=1) == labels)
 
 
 def approximate_kl(ratio: Tensor, log_ratio: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from torch import Tensor
 from .errors import AgentError
 from .types import ClassifierBatch, LabelledSamples
 
+_AT_ONCE = 2**18
+"""Bytes of inputs that are copied out together: no more, so that they are still in the cache when used."""
+
 
 def labelled_samples(env: VecEnv) -> LabelledSamples:
     """What ``env`` offers as ``samples``: any record with ``inputs``, ``labels`` and perhaps ``classes``.
@@ -62,29 +65,33 @@ class Passes:
 
     Args:
         samples: all of them.
+        size: samples of a minibatch.
         generator: gives each pass's order, as ``generator.permutation(N)`` when its first sample is due.
     """
 
-    def __init__(self, samples: ClassifierBatch, generator: np.random.Generator) -> None:
+    def __init__(self, samples: ClassifierBatch, size: int, generator: np.random.Generator) -> None:
         self.samples = samples
+        self.size = size
         self._generator = generator
         self._before = self._order = samples.labels.new_empty(0)
-        self._shown = 0
+        self._shown = self._fetched = 0
+        self._ready: list[ClassifierBatch] = []  # the next one last
 
     @property
     def over(self) -> bool:
         """Whether the latest sample was the last of its pass."""
         return self._shown == len(self._order)
 
-    def take(self, size: int) -> ClassifierBatch:
-        """The next ``size`` samples, or as many as the pass has left."""
-        if self.over:
-            self._before, self._shown = self._order, 0
-            order = torch.from_numpy(self._generator.permutation(len(self.samples.labels)))
-            self._order = order.to(self.samples.labels.device)
-        chosen = self._order[self._shown : self._shown + size]
-        self._shown += len(chosen)
-        return select(self.samples, chosen)
+    def take(self, limit: int) -> ClassifierBatch:
+        """The next minibatch; of more than ``limit`` samples those after it are left for the next call."""
+        if not self._ready:
+            self._fetch()
+        batch = self._ready.pop()
+        if len(batch.labels) > limit:
+            batch, rest = _cut(batch, limit)
+            self._ready.append(rest)
+        self._shown += len(batch.labels)
+        return batch
 
     def recent(self, count: int) -> Tensor:
         """The inputs of the latest ``count`` samples; fewer if this pass and the last have shown fewer."""
@@ -93,10 +100,31 @@ class Passes:
             shown = torch.cat([self._before, shown])
         return self.samples.observations.index_select(0, shown[-count:])
 
+    def _fetch(self) -> None:
+        """Copy out the next few minibatches at once, which takes hardly longer than one if they are small."""
+        if self._fetched == len(self._order):
+            self._before, self._shown, self._fetched = self._order, 0, 0
+            order = torch.from_numpy(self._generator.permutation(len(self.samples.labels)))
+            self._order = order.to(self.samples.labels.device)
+        one = self.samples.observations[0]
+        count = max(_AT_ONCE // (self.size * one.numel() * one.element_size()), 1) * self.size
+        chosen = select(self.samples, self._order[self._fetched : self._fetched + count])
+        self._fetched += len(chosen.labels)
+        pairs = zip(*(torch.split(part, self.size) for part in chosen[:2]), strict=True)
+        self._ready = [ClassifierBatch(inputs, labels, chosen.classes) for inputs, labels in pairs][::-1]
+
+
+def _cut(batch: ClassifierBatch, size: int) -> tuple[ClassifierBatch, ClassifierBatch]:
+    """The first ``size`` samples, and the others."""
+    first, others = slice(None, size), slice(size, None)
+    return (
+        batch._replace(observations=batch.observations[first], labels=batch.labels[first]),
+        batch._replace(observations=batch.observations[others], labels=batch.labels[others]),
+    )
+
 
 def select(samples: ClassifierBatch, index: Tensor) -> ClassifierBatch:
     """Some of the samples, in the order of ``index`` ``[B]`` int64."""
-    # index_select: a third faster than brackets on minibatches of digits
     return ClassifierBatch(
         samples.observations.index_select(0, index), samples.labels.index_select(0, index), samples.classes
     )

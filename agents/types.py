@@ -70,13 +70,14 @@ class Loss(NamedTuple):
     """A loss with its parts; all are means over samples.
 
     ``total`` is what training descends and curvature differentiates. ``parts`` are its unweighted summands,
-    ``monitors`` detached by-products for the log (PPO: ``approx_kl``, ``clip_fraction``; the classifier:
-    ``accuracy``).
+    ``monitors`` detached by-products for the log (PPO: ``approx_kl``, ``clip_fraction``), ``outputs`` those
+    of the network where a training loop wants them (the classifier's logits ``[B, K]``), detached too.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     monitors: dict[str, Tensor]
+    outputs: Tensor | None = None
 
 
 @dataclass(frozen=True)

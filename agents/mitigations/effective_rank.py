@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..effective_rank import effective_rank
 from ..errors import InvalidSetting
+from ..norms import total_norm
 from ..types import Observations, Update
 from .base import Mitigation
 
@@ -142,14 +143,13 @@ class EffectiveRank(Mitigation):
 
     @torch.no_grad()
     def _step(self, network: list[nn.Parameter], gradients: dict[nn.Parameter, Tensor]) -> None:
-        length = nn.utils.get_total_norm(gradients.values()).item()
+        length = total_norm(list(gradients.values()))
         if length == 0 or not math.isfinite(length):
             return
         size = self.step
         if self.mode == "relative":
-            size *= nn.utils.get_total_norm(network).item() / length
-        for parameter, gradient in gradients.items():
-            parameter.add_(gradient, alpha=size)
+            size *= total_norm(network) / length
+        torch._foreach_add_(list(gradients), list(gradients.values()), alpha=size)
 
     def _steps_due(self, update: Update) -> int:
         if self._every is not None:
