@@ -1,9 +1,12 @@
 """Effective rank against its definition, known values, and the derivative of an SVD."""
 
+import math
+
 import pytest
 import torch
 
 from pliant.agents import effective_rank
+from pliant.agents.effective_rank import ranks_and_gradients
 
 
 def by_svd(features):
@@ -122,3 +125,19 @@ def test_float32_agrees_with_float64_on_wide_relu_features():
     exact = gradient_of(effective_rank, features)
     error = gradient_of(effective_rank, single).double() - exact
     assert error.norm() < 1e-4 * exact.norm()
+
+
+def test_several_matrices_at_once_are_each_on_its_own():
+    matrices = [
+        random_features(*shape, seed) for seed, shape in enumerate([(9, 4), (4, 30), (12, 12), (7, 4)])
+    ]
+    matrices += [torch.zeros(6, 4, dtype=torch.float64), matrices[0].float()]
+    broken = matrices[0].clone()
+    broken[2, 1] = torch.nan
+    ranks, gradients = ranks_and_gradients([*matrices, broken])
+    for features, rank, gradient in zip(matrices, ranks, gradients, strict=False):
+        tolerance = 1e-6 if features.dtype == torch.float32 else 1e-12
+        assert rank == pytest.approx(effective_rank(features).item(), rel=tolerance)
+        torch.testing.assert_close(gradient, gradient_of(effective_rank, features))
+    assert math.isnan(ranks[-1])
+    assert torch.equal(gradients[-1], torch.zeros_like(broken))
