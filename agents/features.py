@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .activations import Concatenated
+
 
 def hidden_activations(modules: Iterable[nn.Module], activation_fn: type[nn.Module]) -> list[nn.Module]:
     """The activation modules within ``modules``, in the order in which they were built.
@@ -26,7 +28,8 @@ def _trained(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_activation(module: nn.Module, activation_fn: type[nn.Module]) -> bool:
-    return isinstance(module, activation_fn) or type(module).__module__ == "torch.nn.modules.activation"
+    known = (activation_fn, Concatenated)
+    return isinstance(module, known) or type(module).__module__ == "torch.nn.modules.activation"
 
 
 class Frozen(nn.Module):

@@ -2,6 +2,7 @@
 
 from .base import Mitigation
 from .c_chain import CChain
+from .concatenated import CReLU, DeepFourier
 from .continual_backprop import ContinualBackprop
 from .effective_rank import EffectiveRank
 from .isotropy import Isotropy
@@ -15,11 +16,14 @@ from .redo import ReDo
 from .resets import FullReset, LayerReset
 from .shrink_and_perturb import ShrinkAndPerturb
 from .spectral import Spectral
+from .trac import Trac
 from .weight_clipping import WeightClipping
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
     "c-chain": CChain,
     "continual-backprop": ContinualBackprop,
+    "crelu": CReLU,
+    "deep-fourier": DeepFourier,
     "effective-rank": EffectiveRank,
     "full-reset": FullReset,
     "isotropy": Isotropy,
@@ -33,6 +37,7 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "redo": ReDo,
     "shrink-and-perturb": ShrinkAndPerturb,
     "spectral": Spectral,
+    "trac": Trac,
     "weight-clipping": WeightClipping,
 }
 
@@ -40,7 +45,9 @@ __all__ = [
     "L2",
     "MITIGATIONS",
     "CChain",
+    "CReLU",
     "ContinualBackprop",
+    "DeepFourier",
     "EffectiveRank",
     "FullReset",
     "Isotropy",
@@ -54,5 +61,6 @@ __all__ = [
     "ReDo",
     "ShrinkAndPerturb",
     "Spectral",
+    "Trac",
     "WeightClipping",
 ]

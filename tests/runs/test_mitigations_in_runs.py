@@ -36,8 +36,8 @@ TINY: dict[str, dict] = {
 TOGETHER = [
     ["l2", "l2-init", "parseval", "spectral", "isotropy", "effective-rank", "c-chain"],
     ["layer-norm", "l2", "shrink-and-perturb", "weight-clipping", "layer-reset"],
-    ["normalize-and-project", "plasticity-injection"],
-    ["full-reset", "continual-backprop", "redo"],
+    ["normalize-and-project", "plasticity-injection", "deep-fourier", "trac"],
+    ["full-reset", "continual-backprop", "redo", "crelu"],
 ]
 
 

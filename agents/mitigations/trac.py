@@ -1,0 +1,189 @@
+"""TRAC: a parameter-free scale on how far the parameters may have come from where they began."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidSetting, NonFiniteLoss
+from .base import Mitigation
+from .checks import require_strength
+
+if TYPE_CHECKING:
+    from ..base import Agent
+
+Array = npt.NDArray[np.float64]
+
+_TERMS = np.arange(100.0)
+_LOG_FACTORIALS = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1.0, 100.0)))])
+
+
+def erfi(x: Array) -> Array:
+    """The imaginary error function ``2 / sqrt(pi) * integral_0^x exp(t^2) dt``, which torch lacks.
+
+    Within 4 by its power series, whose terms all have one sign; beyond by its asymptotic series
+    ``exp(x^2) / (sqrt(pi) x) * sum (2 k - 1)!! / (2 x^2)^k``. Accurate to a relative 1e-6 and mostly 1e-12.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    near = np.clip(x, -4, 4)[..., None]
+    with np.errstate(divide="ignore", over="ignore"):
+        logs = (2 * _TERMS + 1) * np.log(np.abs(near)) - _LOG_FACTORIALS - np.log(2 * _TERMS + 1)
+        inner = np.sign(x) * 2 / math.sqrt(math.pi) * np.exp(logs).sum(axis=-1)
+        far = np.where(np.abs(x) > 4, x, 4.0)
+        terms = np.cumprod(np.stack([(2 * k - 1) / (2 * far**2) for k in range(1, 15)]), axis=0)
+        outer = np.exp(far**2) / (math.sqrt(math.pi) * far) * (1 + terms.sum(axis=0))
+    result: Array = np.where(np.abs(x) > 4, outer, inner)
+    return result
+
+
+@dataclass
+class Scale:
+    """The scalar part of TRAC: one tuner per discount, their sum S.
+
+    With ``h_t = <Delta_t, g_t>``, every tuner has ``v <- beta^2 v + h^2``, ``sigma <- beta sigma - h`` and
+
+        ``s = s_0 / erfi(1 / sqrt 2) * erfi(sigma / (sqrt(2 v) + eps))``.
+    """
+
+    betas: tuple[float, ...]
+    initial: float
+    eps: float
+    variance: Array = field(init=False)
+    sigma: Array = field(init=False)
+    total: float = 0.0
+    """S, which may be negative."""
+
+    def __post_init__(self) -> None:
+        self.variance = np.zeros(len(self.betas))
+        self.sigma = np.full(len(self.betas), 1e-8)
+
+    def update(self, product: float) -> float:
+        """Take in h and return the new S."""
+        betas = np.array(self.betas)
+        self.variance = betas**2 * self.variance + product**2
+        self.sigma = betas * self.sigma - product
+        argument = self.sigma / (math.sqrt(2) * np.sqrt(self.variance) + self.eps)
+        unit = erfi(np.array(1 / math.sqrt(2))).item()
+        self.total = float((self.initial / unit * erfi(argument)).sum())
+        return self.total
+
+
+@dataclass
+class Trac(Mitigation):
+    """TRAC (Muppidi et al. 2024, arXiv 2405.16642), around whatever optimiser the agent has.
+
+    The optimiser's steps u_t are added up, and the parameters are
+
+        ``theta_t = theta_ref + max(S_t, 0) Delta_t``, ``Delta_t = (theta_{t-1} - theta_ref) / S_{t-1} + u_t``
+
+    with the parameters ``theta_ref`` at construction and a scale S that a betting argument tunes from the
+    products of Delta with the (clipped) gradient, see `Scale`: parameters move away from where they began as
+    long as that pays, and are drawn back when it does not. Formula and numbers are those of the authors'
+    code (github.com/ComputationalRobotics/TRAC), but for its approximate erfi. It hooks into the optimiser's
+    ``step``. What changes parameters elsewhere (ER steps, clipping, ReDo, resets) moves ``theta_ref`` by as
+    much. DQN's target network follows the online one.
+
+    S begins near zero and grows exponentially, so that a run starts slowly.
+
+    Strengths: the authors' discounts and ``initial`` 1e-8; there is nothing to tune.
+
+    Args:
+        betas: discounts of the tuners, each in (0, 1].
+        initial: s_0, above 0.
+        eps: above 0.
+
+    Logs ``plasticity/trac_scale``: S.
+    """
+
+    betas: Sequence[float] = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
+    initial: float = 1e-8
+    eps: float = 1e-8
+    _names: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _reference: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _before: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _after: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _scale: Scale | None = field(default=None, init=False, repr=False, compare=False)
+    _handles: tuple[Any, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.betas = tuple(self.betas)
+        if not self.betas or not all(0 < beta <= 1 for beta in self.betas):
+            raise InvalidSetting(f"Trac's betas must lie above 0 and at most at 1, not {list(self.betas)}.")
+        require_strength(self, initial=self.initial, eps=self.eps)
+        if self.initial == 0 or self.eps == 0:
+            raise InvalidSetting("Trac's initial and eps must be above 0.")
+
+    def attach(self, agent: "Agent") -> None:
+        """Remember where the parameters are, and listen to the optimiser."""
+        for handle in self._handles:
+            handle.remove()
+        self._names = {n: p for network in agent.networks().values() for n, p in network.items()}
+        self._reference = self._copy()
+        self._after = self._copy()
+        self._scale = Scale(tuple(self.betas), self.initial, self.eps)
+        optimizer = agent.policy.optimizer
+        self._handles = (
+            optimizer.register_step_pre_hook(lambda *_: self._remember()),
+            optimizer.register_step_post_hook(lambda *_: self._rescale(agent)),
+        )
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self._names.items()}
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """Before the optimiser's step."""
+        self._before = self._copy()
+        for name, reference in self._reference.items():
+            reference += self._before[name] - self._after[name]  # what others did
+
+    @torch.no_grad()
+    def _rescale(self, agent: "Agent") -> None:
+        """After it: from the optimiser's step to TRAC's."""
+        assert self._scale is not None
+        divisor = self._scale.total + self.eps
+        moved = {n: (self._before[n] - ref) / divisor for n, ref in self._reference.items()}  # Delta
+        products = [(moved[n] * p.grad).sum() for n, p in self._names.items() if p.grad is not None]
+        scale = max(self._scale.update(torch.stack(products).sum().item()), 0.0)
+        if not math.isfinite(scale):
+            for name, p in self._names.items():
+                p.copy_(self._before[name])
+            raise NonFiniteLoss("the scale of Trac", agent.gradient_updates)
+        for name, p in self._names.items():
+            moved[name] += p - self._before[name]
+            p.copy_(self._reference[name] + scale * moved[name])
+            self._after[name].copy_(p)
+
+    def values(self) -> dict[str, float]:
+        """``trac_scale``."""
+        return {} if self._scale is None else {"trac_scale": self._scale.total}
+
+    def state(self) -> dict[str, Any]:
+        """The scalars."""
+        if self._scale is None:
+            return {}
+        scale = self._scale
+        return {"variance": scale.variance.tolist(), "sigma": scale.sigma.tolist(), "total": scale.total}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        assert self._scale is not None
+        self._scale.variance = np.array(state["variance"])
+        self._scale.sigma = np.array(state["sigma"])
+        self._scale.total = float(state["total"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Where the parameters were at construction, and after the latest step."""
+        reference = {f"reference/{name}": tensor for name, tensor in self._reference.items()}
+        return reference | {f"after/{name}": tensor for name, tensor in self._after.items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put them back."""
+        for kind, own in (("reference", self._reference), ("after", self._after)):
+            for name, tensor in own.items():
+                tensor.copy_(tensors[f"{kind}/{name}"])

@@ -1,0 +1,181 @@
+"""TRAC: the numbers of the authors' code, the formula, and a reference that follows the others."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+from pliant.agents import DQN, PPO, Classifier, FullReset, InvalidSetting, NonFiniteLoss, Trac, WeightClipping
+from pliant.agents.mitigations.trac import Scale, erfi
+
+ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
+
+
+def test_erfi_is_the_imaginary_error_function():
+    x = np.concatenate([np.linspace(-26, 26, 5001), [0.0, 1e-9, -1e-9, 4.0, -4.0]])
+    np.testing.assert_allclose(erfi(x), special.erfi(x), rtol=1e-6, atol=0)
+    assert erfi(np.array([0.0])) == 0
+
+
+# github.com/ComputationalRobotics/TRAC, trac.py, run on the problem below with s_prev = 0.01, in float64 and
+# with scipy's erfi in place of its own approximation (off by 0.3 %): the parameters after update t, and S.
+AUTHORS = {
+    torch.optim.SGD: {
+        0: ([1.0402329080, -1.8994177301, 0.6005822699], 0.1005822699),
+        1: ([1.0475172027, -1.8812069932, 0.6175860195], 0.0600000000),
+        4: ([1.3636908806, -1.0907727984, 1.3717248965], 0.1896265674),
+        9: ([2.7216375747, 2.3040939368, 3.6106111572], 0.5942019254),
+        29: ([3.1688907561, 3.4222268903, 3.2710112394], 0.6483398013),
+        59: ([-0.3881951332, -0.4218915811, -0.9757893872], 0.2336859918),
+    },
+    torch.optim.Adam: {
+        0: ([1.0100582270, -1.9899417730, 0.5100582270], 0.1005822699),
+        1: ([1.0119991918, -1.9880003186, 0.5119993567], 0.0600000001),
+        4: ([1.0901884130, -1.9097863257, 0.5901969532], 0.1804598856),
+        9: ([1.8428183070, -1.1535778775, 1.3440946545], 0.8484717320),
+        29: ([2.7709034895, 1.3632540408, 2.7407989149], 1.3605722857),
+        59: ([1.0, -2.0, 0.5], -6.220947968e-05),
+    },
+}
+
+
+class Problem:
+    """Two parameters pulled to 3 and, after 30 updates, to -1; as much of an agent as TRAC needs."""
+
+    def __init__(self, optimiser, mitigation, **options):
+        self.a = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.b = torch.nn.Parameter(torch.tensor([[0.5]]))
+        self.policy = SimpleNamespace(optimizer=optimiser([self.a, self.b], lr=0.1, **options))
+        self.gradient_updates = 0
+        mitigation.attach(self)
+
+    def networks(self):
+        return {"one": {"a": self.a}, "other": {"b": self.b}}
+
+    def update(self):
+        target = 3.0 if self.gradient_updates < 30 else -1.0
+        loss = (self.a - target).square().sum() + 2 * (self.b - target).square().sum()
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        self.policy.optimizer.step()
+        self.gradient_updates += 1
+
+    @property
+    def position(self):
+        return [*self.a.tolist(), self.b.item()]
+
+
+@pytest.mark.parametrize("optimiser", AUTHORS)
+def test_it_moves_as_the_authors_code_does(optimiser):
+    mitigation = Trac(initial=0.01)
+    problem = Problem(optimiser, mitigation)
+    for t in range(60):
+        problem.update()
+        if t in AUTHORS[optimiser]:
+            position, scale = AUTHORS[optimiser][t]
+            assert mitigation.values()["trac_scale"] == pytest.approx(scale, rel=1e-3, abs=1e-6), t
+            assert problem.position == pytest.approx(position, rel=1e-3, abs=1e-4), t
+
+
+def test_the_first_scale_has_a_closed_form():
+    scale = Scale((0.9, 0.5), initial=0.3, eps=1e-8)
+    first = scale.update(0.0)  # no product yet: sigma = beta 1e-8, v = 0
+    assert first == pytest.approx(
+        0.3 / special.erfi(math.sqrt(0.5)) * special.erfi([0.9, 0.5]).sum(), rel=1e-6
+    )
+
+
+def test_the_scale_follows_its_recursion():
+    scale = Scale((0.9, 1.0), initial=1.0, eps=1e-8)
+    products = [-0.3, 0.1, -0.7]
+    for product in products:
+        total = scale.update(product)
+    variances, sigmas = [], []
+    for beta in (0.9, 1.0):
+        variances.append(sum(beta ** (2 * (2 - k)) * h**2 for k, h in enumerate(products)))
+        sigmas.append(1e-8 * beta**3 - sum(beta ** (2 - k) * h for k, h in enumerate(products)))
+    argument = np.array(sigmas) / np.sqrt(2 * np.array(variances))
+    assert total == pytest.approx((special.erfi(argument) / special.erfi(math.sqrt(0.5))).sum(), rel=1e-5)
+
+
+def test_a_scale_of_one_is_the_plain_optimiser(monkeypatch):
+    monkeypatch.setattr(Scale, "update", lambda self, product: setattr(self, "total", 1.0) or 1.0)
+    mitigation = Trac(eps=1e-30)
+    problem, plain = (
+        Problem(torch.optim.Adam, mitigation),
+        Problem(torch.optim.Adam, SimpleNamespace(attach=id)),
+    )
+    mitigation._scale.total = 1.0
+    for _ in range(10):
+        problem.update()
+        plain.update()
+    assert problem.position == pytest.approx(plain.position, rel=1e-5)
+
+
+def test_a_negative_scale_leads_back_to_the_start(monkeypatch):
+    mitigation = Trac(initial=0.01)
+    problem = Problem(torch.optim.SGD, mitigation)
+    for _ in range(10):
+        problem.update()
+    monkeypatch.setattr(Scale, "update", lambda self, product: -1.0)
+    problem.update()
+    assert problem.position == [1.0, -2.0, 0.5]
+
+
+def test_what_others_change_moves_the_reference_and_is_not_scaled():
+    mitigation = Trac(initial=0.01)
+    problem, twin = Problem(torch.optim.SGD, mitigation), None
+    for _ in range(3):
+        problem.update()
+    reference = {name: tensor.clone() for name, tensor in mitigation._reference.items()}
+    with torch.no_grad():
+        problem.a += torch.tensor([10.0, -20.0])
+    twin = problem.a.detach().clone()
+    problem.update()
+    torch.testing.assert_close(mitigation._reference["a"], reference["a"] + torch.tensor([10.0, -20.0]))
+    torch.testing.assert_close(mitigation._reference["b"], reference["b"])
+    assert (problem.a - twin).abs().max() < 5  # not scaled by 1 / S
+
+
+@ALL
+def test_a_run_begins_at_rest(algorithm, make, parameters):
+    agent = make(algorithm, [Trac()], learning_rate=0.1)
+    start = parameters(agent)
+    agent.learn(48)
+    assert all((p - start[name]).abs().max() < 1e-4 for name, p in parameters(agent).items())
+
+
+@ALL
+def test_it_goes_on_beside_resets_and_clipping(algorithm, make, parameters):
+    agent = make(algorithm, [Trac(initial=0.01), FullReset(), WeightClipping(1.0)])
+    for task in range(3):
+        agent.start_task(task)
+        agent.learn(48, reset_num_timesteps=task == 0)
+    assert all(p.isfinite().all() for p in parameters(agent).values())
+
+
+def test_attaching_again_listens_once():
+    mitigation = Trac()
+    problem = Problem(torch.optim.SGD, mitigation)
+    mitigation.attach(problem)
+    assert len(problem.policy.optimizer._optimizer_step_post_hooks) == 1
+
+
+def test_a_scale_that_overflows_is_reported_before_it_is_used(monkeypatch):
+    mitigation = Trac()
+    problem = Problem(torch.optim.SGD, mitigation)
+    problem.update()
+    position = problem.position
+    monkeypatch.setattr(Scale, "update", lambda self, product: math.inf)
+    with pytest.raises(NonFiniteLoss, match="the scale of Trac is not finite after 1 gradient updates"):
+        problem.update()
+    assert problem.position == position
+
+
+@pytest.mark.parametrize("settings", [{"betas": []}, {"betas": [0.0]}, {"betas": [1.1]}, {"initial": 0.0}])
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(InvalidSetting, match=r"Trac's (betas|initial)"):
+        Trac(**settings)
