@@ -177,10 +177,59 @@ class SmallCNN(BaseFeaturesExtractor):
         return features
 
 
+class PooledCNN(BaseFeaturesExtractor):
+    """Three convolutions, each followed by the activation and 2x2 max pooling, then flat: ``[B, D]``.
+
+    5x5 with 32 channels, 3x3 with 64, 3x3 with 128: the network of Dohare et al. 2024
+    (``lop/nets/conv_net.py``), which has two linear layers of 128 after it (``hidden = [128, 128]``). The
+    edges are padded as in the code of arXiv 2509.22335 (``imagenet/models.py``), so a side of S leaves S / 8
+    rounded down, and D = 2048 for 32x32; Dohare et al. pad nothing and have D = 512. Observations are taken
+    as they come.
+
+    Args:
+        observation_space: a three-dimensional Box, channels last or first (the smallest axis is the
+            channels).
+        activation_fn: a name of ``ACTIVATIONS`` or a module class.
+
+    Raises:
+        UnsupportedSpace: the space is no picture, or is smaller than 8x8.
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.Space[Any], activation_fn: str | type[nn.Module] = "relu"
+    ) -> None:
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
+            raise UnsupportedSpace(
+                f"PooledCNN needs a Box of shape (channels, height, width), not {observation_space}. Give a "
+                "stream shape = 'image', or use the features extractor 'flatten'."
+            )
+        first = is_image_space_channels_first(observation_space)
+        shape = observation_space.shape
+        channels, height, width = shape if first else (shape[2], *shape[:2])
+        if min(height, width) < 8:
+            raise UnsupportedSpace(f"PooledCNN needs pictures of at least 8x8, not {height}x{width}.")
+        super().__init__(observation_space, 128 * (height // 8) * (width // 8))
+        self.channels_first = first
+        activation = named(ACTIVATIONS, activation_fn, "activation_fn")
+        self.cnn = nn.Sequential(
+            *(nn.Conv2d(channels, 32, kernel_size=5, padding="same"), activation(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, kernel_size=3, padding="same"), activation(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(64, 128, kernel_size=3, padding="same"), activation(), nn.MaxPool2d(2)),
+            nn.Flatten(),
+        )
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """``[B, C, H, W]`` or ``[B, H, W, C]`` ``-> [B, D]``."""
+        pictures = observations if self.channels_first else observations.movedim(-1, 1)
+        features: Tensor = self.cnn(pictures)
+        return features
+
+
 FEATURES_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
     "flatten": FlattenExtractor,
     "scaled-flatten": ScaledFlatten,
     "small-cnn": SmallCNN,
+    "pooled-cnn": PooledCNN,
     "nature-cnn": NatureCNN,
     "combined": CombinedExtractor,
 }

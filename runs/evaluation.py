@@ -20,13 +20,16 @@ from .folder import RunFolder, installed_versions
 from .plan import Plan
 from .playing import Assignment, play
 from .recording import Episode, Replays
-from .spec import RunSpec, WhichTasks
+from .spec import ClassifierSpec, RunSpec, WhichTasks
 from .video import log_video
 
-_RELATIVE_COST = {"ppo": 0.4, "dqn": 0.4, "classifier": 1.0}
+_RELATIVE_COST = 0.4
 """Time of an environment step of evaluation over that of one of training: the most that was measured on the
-presets without mitigations, see docs/decisions/2026-11-20-evaluation-and-replays.md and, for the classifier,
-2026-11-21-supervised-streams.md."""
+presets without mitigations, see docs/decisions/2026-11-20-evaluation-and-replays.md."""
+
+_EQUAL_BATCH = 32
+"""The size of the classifier's minibatches at which the two take as long, measured likewise: see
+docs/decisions/2026-11-21-supervised-streams.md. A sample of a smaller one costs more."""
 
 
 def chosen_tasks(which: WhichTasks, after_task: int, tasks: int) -> list[int]:
@@ -222,7 +225,8 @@ def expected_cost(plan: Plan) -> Cost:
     played = [on for after in range(-1, tasks) for on in scheduled_tasks(plan.spec, after, tasks)]
     longest = cache(_longest_episode)
     steps = sum(per_task * min(longest(plan.evaluated[on]), settings.max_length) for on in played)
-    relative = _RELATIVE_COST[plan.spec.agent.algorithm]
+    agent = plan.spec.agent
+    relative = agent.batch_size / _EQUAL_BATCH if isinstance(agent, ClassifierSpec) else _RELATIVE_COST
     evaluation = relative * steps
     share = evaluation / (evaluation + plan.boundaries[-1])
     return Cost(len(played) * per_task, steps, relative, share)

@@ -165,3 +165,45 @@ def test_small_cnn_scales_by_the_bounds_of_the_space():
 def test_small_cnn_refuses_what_is_no_picture(space, reason):
     with pytest.raises(UnsupportedSpace, match=reason):
         SmallCNN(space)
+
+
+def test_the_pooled_cnn_is_the_network_of_continual_imagenet():
+    extractor = FEATURES_EXTRACTORS["pooled-cnn"](spaces.Box(0, 1, (3, 32, 32), np.float32))
+    shapes = [tuple(layer.weight.shape) for layer in layers(extractor)]
+    assert shapes == [(32, 3, 5, 5), (64, 32, 3, 3), (128, 64, 3, 3)]
+    assert extractor.features_dim == 128 * 4 * 4
+    assert extractor(torch.rand(2, 3, 32, 32)).shape == (2, 2048)
+
+
+def test_the_pooled_cnn_pools_the_largest_of_each_2x2_after_the_activation():
+    extractor = FEATURES_EXTRACTORS["pooled-cnn"](spaces.Box(0, 1, (1, 8, 8), np.float32))
+    with torch.no_grad():
+        for layer in layers(extractor):  # each output is a copy of the first input channel
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[:, 0, layer.weight.shape[2] // 2, layer.weight.shape[3] // 2] = 1
+    picture = torch.randn(1, 1, 8, 8)
+    assert torch.equal(extractor(picture)[0], picture.amax().clamp(min=0).expand(128))
+
+
+def test_the_pooled_cnn_takes_channels_first_or_last_and_any_activation():
+    kind = FEATURES_EXTRACTORS["pooled-cnn"]
+    first = kind(spaces.Box(0, 1, (3, 9, 16), np.float32), activation_fn="tanh")
+    last = kind(spaces.Box(0, 1, (9, 16, 3), np.float32), activation_fn="tanh")
+    last.load_state_dict(first.state_dict())
+    pictures = torch.rand(2, 3, 9, 16)
+    assert torch.equal(first(pictures), last(pictures.movedim(1, -1)))
+    assert sum(isinstance(module, nn.Tanh) for module in first.modules()) == 3
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Box(0, 1, (64,), np.float32), "PooledCNN needs a Box of shape .* shape = 'image'"),
+        (spaces.Box(0, 1, (3, 7, 32), np.float32), "at least 8x8, not 7x32"),
+        (spaces.Discrete(3), "PooledCNN needs a Box"),
+    ],
+)
+def test_the_pooled_cnn_refuses_what_is_no_picture_or_too_small(space, message):
+    with pytest.raises(UnsupportedSpace, match=message):
+        FEATURES_EXTRACTORS["pooled-cnn"](space)

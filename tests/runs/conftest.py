@@ -1,6 +1,7 @@
-"""What tests of whole programs share: calling one, looking at a page in a browser, comparing two runs."""
+"""What tests of whole programs share: calling one, a browser, comparing two runs, stand-ins for data."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -149,3 +150,48 @@ def _pictures(folder: RunFolder) -> dict[str, list[int]]:
 
 def _names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]
+
+
+def _write_mnist(folder: Path) -> None:
+    """As many images as there are, of 2 x 2 pixels."""
+    folder.mkdir()
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        labels = np.arange(count) % 10
+        images = np.random.default_rng(0).integers(256, size=(count, 2, 2))
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def _write_cifar100(folder: Path) -> None:
+    """Five black images of each class to train on, and as many for tests as there are."""
+    folder.mkdir()
+    for part, count in (("train", 5), ("test", 100)):
+        records = np.zeros((100 * count, 3074), np.uint8)
+        records[:, 1] = np.arange(len(records)) % 100
+        records.tofile(folder / f"{part}.bin")
+
+
+def _write_classes(folder: Path) -> None:
+    """As many classes and images as Continual ImageNet has, of 8 x 8 pixels, all the same."""
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(256, size=(700, 3, 8, 8), dtype=np.uint8)
+    np.save(folder / "0.npy", images)
+    for label in range(1, 1000):
+        os.link(folder / "0.npy", folder / f"{label}.npy")
+
+
+@pytest.fixture(scope="session")
+def _stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    _write_mnist(folder / "mnist")
+    _write_cifar100(folder / "cifar-100-binary")
+    _write_classes(folder / "imagenet")
+    return folder
+
+
+@pytest.fixture
+def stand_ins(_stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data sets of the presets, in their formats, where they are looked for."""
+    monkeypatch.setenv("PLIANT_DATA", str(_stand_ins))
+    return _stand_ins

@@ -106,6 +106,7 @@ def test_bad_settings_of_evaluation_are_refused_with_the_remedy(table: dict, sai
 
 
 @pytest.mark.parametrize("name", preset_names())
+@pytest.mark.usefixtures("stand_ins")
 def test_the_presets_keep_evaluation_under_a_tenth_of_the_run(name: str) -> None:
     cost = expected_cost(make_plan(load_spec(name), "cpu"))
     assert cost.episodes > 0

@@ -1,5 +1,6 @@
 """Runs on supervised streams: evaluation on the test split, data found by --data, no path written down."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from pliant.runs.evaluation_table import read_rows
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
 from pliant.runs.playing import Assignment, play
-from pliant.runs.presets import dump, validate
+from pliant.runs.presets import dump, load_spec, preset_names, validate
 from pliant.runs.recording import Replays
+from pliant.runs.spec import ClassifierSpec
 from pliant.runs.training import train
 
 STREAM = {
@@ -185,3 +187,69 @@ def test_a_task_of_a_stream_says_nothing_of_the_machine() -> None:
     task = Task(env="pliant/Stream-v0", kwargs={"samples": 10}, length=1)
     assert task.name == "pliant/Stream-v0(samples=10)"
     assert "data_dir" not in task.model_dump_json()
+
+
+NEEDED = {
+    "mnist-permuted": ("put train-images-idx3-ubyte and train-labels-idx1-ubyte and t10k-images", "mnist/"),
+    "mnist-permuted-short": ("put train-images-idx3-ubyte and train-labels-idx1-ubyte and t10k-i", "mnist/"),
+    "imagenet-pairs": ("put one file per class, 0.npy, 1.npy, ...", "imagenet/"),
+}
+
+
+def of_data_that_ship(name: str) -> bool:
+    kwargs = load_spec(name).tasks.kwargs
+    return kwargs.get("data", "digits") == "digits"
+
+
+def test_it_is_known_of_every_preset_which_files_it_needs() -> None:
+    assert {name for name in preset_names() if not of_data_that_ship(name)} == NEEDED.keys()
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_preset_without_its_data_names_the_files_and_where_to_put_them(name, command, tmp_path) -> None:
+    (tmp_path / "data").mkdir()
+    files, place = NEEDED[name]
+    code, _, said = command("train", name, "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert code == 2
+    assert files in said
+    assert f" into {tmp_path}/data/{place}" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_preset_with_its_data_has_its_tasks(name, stand_ins) -> None:
+    plan = make_plan(load_spec(name, settings=["tasks.count=3"]), "cpu")
+    assert len({task.name for task in plan.sequence}) == 3
+    assert plan.evaluated[0].kwargs["split"] == "test"
+
+
+def test_continual_imagenet_has_each_class_once_in_five_hundred_pairs() -> None:
+    pairs = [task.kwargs["classes"] for task in load_spec("imagenet-pairs").tasks.draw(0)]
+    assert len(pairs) == 2000
+    assert sorted(chain(*pairs[:500])) == list(range(1000))
+    assert pairs != [task.kwargs["classes"] for task in load_spec("imagenet-pairs").tasks.draw(1)]
+
+
+def test_the_paper_s_permuted_mnist_has_the_paper_s_settings() -> None:
+    spec = load_spec("mnist-permuted", arm="er")
+    agent = spec.agent
+    assert isinstance(agent, ClassifierSpec)
+    assert (agent.batch_size, agent.learning_rate, agent.optimizer.name) == (1, 1e-3, "sgd")
+    assert (agent.network.hidden, agent.network.initialisation) == ((1000, 1000, 1000), "he-uniform")
+    assert (spec.tasks.count, spec.tasks.length) == (800, 60_000)
+    er = {"mode": "raw", "step": 1e-3, "every": 100, "samples": 100}
+    assert spec.mitigations == {"effective-rank": er}
+    assert load_spec("mnist-permuted").mitigations == {"effective-rank": er, "l2": {"strength": 1e-3}}
+    assert load_spec("mnist-permuted", arm="l2").mitigations == {"l2": {"strength": 1e-4}}
+    short = load_spec("mnist-permuted-short")
+    assert (short.agent, short.mitigations) == (
+        load_spec("mnist-permuted").agent,
+        load_spec("mnist-permuted").mitigations,
+    )
+
+
+def test_tasks_of_digits_are_whole_passes() -> None:
+    for name, passes in (("digits-random-labels", 40), ("digits-permuted", 4)):
+        for task in load_spec(name, settings=["tasks.count=2"]).tasks.draw(0):
+            env = make_env(task)
+            assert task.length == passes * env.unwrapped.max_steps
