@@ -29,6 +29,7 @@ from .mitigations import (
     WeightClipping,
 )
 from .networks import ACTIVATIONS, FEATURES_EXTRACTORS, INITIALISATIONS, ScaledFlatten, SmallCNN
+from .optimizers import OPTIMIZERS
 from .ppo import PPO
 from .types import ClassifierBatch, DQNBatch, LabelledSamples, Loss, Objective, PPOBatch, Update
 
@@ -42,6 +43,7 @@ __all__ = [
     "INITIALISATIONS",
     "L2",
     "MITIGATIONS",
+    "OPTIMIZERS",
     "PPO",
     "Agent",
     "AgentError",

@@ -407,9 +407,16 @@ def _forget(optimizer: Any, parameter: Tensor, units: Tensor) -> None:
 
 
 def _moments(optimizer: Any, parameter: Tensor) -> list[Tensor]:
-    """What the optimiser remembers of each entry of a parameter."""
-    slots = optimizer.state.get(parameter, {}).values()
-    return [slot for slot in slots if isinstance(slot, Tensor) and slot.shape == parameter.shape]
+    """What the optimiser remembers of each entry of a parameter; factors of whole axes do not count."""
+    slots = optimizer.state.get(parameter, {}).items()
+    return [
+        slot.view(parameter.shape)
+        for name, slot in slots
+        if isinstance(slot, Tensor)
+        and slot.ndim
+        and slot.numel() == parameter.numel()
+        and not name.startswith("factor_")
+    ]
 
 
 def forget(optimizer: Any, parameters: Any) -> None:

@@ -12,14 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from ..agents import DQN, MITIGATIONS, PPO, Agent, Classifier, Mitigation
+from ..agents import DQN, MITIGATIONS, OPTIMIZERS, PPO, Agent, Classifier, Mitigation
 from ..diagnostics import SnapshotSettings
 from ..envs import EnvError, Task, TaskSequence, make_env
 from .errors import DeviceError, SpecError
 from .presets import did_you_mean
 from .spec import AgentSpec, ClassifierSpec, DQNSpec, OptimizerSpec, PPOSpec, RunSpec
-
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 _FLATTENING = ("flatten", "scaled-flatten", "combined")
 
@@ -168,7 +166,7 @@ def _policy_kwargs(settings: AgentSpec, env: VecEnv) -> dict[str, Any]:
     hidden = list(network.hidden)
     kwargs: dict[str, Any] = {
         "net_arch": {"pi": hidden, "vf": hidden} if isinstance(settings, PPOSpec) else hidden,
-        "optimizer_class": _OPTIMIZERS[settings.optimizer.name],
+        "optimizer_class": OPTIMIZERS[settings.optimizer.name],
         "optimizer_kwargs": _optimizer_kwargs(
             settings.optimizer, 1e-5 if isinstance(settings, PPOSpec) else 1e-8
         ),
@@ -185,10 +183,22 @@ def _policy_kwargs(settings: AgentSpec, env: VecEnv) -> dict[str, Any]:
 
 
 def _optimizer_kwargs(settings: OptimizerSpec, default_eps: float) -> dict[str, Any]:
-    if settings.name == "sgd":
-        return {"momentum": settings.momentum, "fused": settings.fused}
-    eps = default_eps if settings.eps is None else settings.eps
-    return {"betas": settings.betas, "eps": eps, "fused": settings.fused}
+    """The options that this optimiser takes; what the spec leaves open stays at its own default."""
+    adam = {
+        "betas": settings.betas,
+        "eps": default_eps if settings.eps is None else settings.eps,
+        "fused": settings.fused,
+    }
+    decay = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
+    momentum = {} if settings.momentum is None else {"momentum": settings.momentum}
+    options: dict[str, dict[str, Any]] = {
+        "adam": adam,
+        "adamw": adam | decay,
+        "sgd": momentum | {"fused": settings.fused},
+        "muon": adam | decay | momentum,
+        "kron": {"b1": settings.betas[0]} | decay,
+    }
+    return options[settings.name]
 
 
 _OWN_FIELDS = {

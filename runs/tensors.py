@@ -104,21 +104,21 @@ def _optional(agent: Agent) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     index = 0
     for group in agent.policy.optimizer.param_groups:
-        slots = _slots(agent.policy.optimizer, group)
         for parameter in group["params"]:
-            for slot, value in slots.items():
-                found[f"optimizer/{index}/{slot}"] = parameter.detach() if value.ndim else value
+            slots = _slots(agent.policy.optimizer, group, parameter)
+            found |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
             index += 1
     return found
 
 
-def _slots(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict[str, Tensor]:
-    """What ``optimizer`` keeps of a parameter: seen on one update of a vector by another of its kind."""
-    probe = torch.nn.Parameter(torch.zeros(2, device=group["params"][0].device))
+def _slots(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    """What ``optimizer`` keeps of a parameter: seen on one update of its like by another of its kind."""
+    probe = torch.nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)
     kind: Callable[[Any], torch.optim.Optimizer] = type(optimizer)
     twin = kind([{**group, "params": [probe]}])
-    twin.step()
+    with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []):  # some draw numbers
+        twin.step()
     return {slot: value for slot, value in twin.state[probe].items() if isinstance(value, Tensor)}
 
 
@@ -156,7 +156,10 @@ def optimizer_state(groups: list[dict[str, Any]], tensors: Mapping[str, Tensor])
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = value
     # JSON has no tuples; torch's optimisers unpack betas either way, but compare them as tuples.
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in groups]
+    groups = [
+        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}
+        for group in groups
+    ]
     return {"state": slots, "param_groups": groups}
 
 
@@ -171,4 +174,6 @@ def _alike(saved: Any, own: Any) -> bool:
         return isinstance(saved, list) and len(saved) == len(own) and all(map(_alike, saved, own))
     if own is None or isinstance(own, bool):
         return saved is None or isinstance(saved, bool)
+    if isinstance(own, str):
+        return bool(saved == own)
     return isinstance(saved, (int, float)) and not isinstance(saved, bool)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidSetting
+from ..optimizers import decays_decoupled
 from .base import Mitigation
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ class L2(Mitigation):
 
     *Coupled* (the default and the paper's): ``strength * w`` is added to the gradient after clipping and
     before Adam's moments: the gradient of ``strength / 2 |w|^2``. *Decoupled* (AdamW): each step also takes
-    ``w <- (1 - learning_rate * strength) w``, untouched by the moments. DQN's target network follows the
-    online one and is not decayed itself.
+    ``w <- (1 - learning_rate * strength) w``, untouched by the moments; the only kind that AdamW, Muon and
+    Kron (which decays matrices and kernels alone) have. DQN's target network follows the online one and is
+    not decayed itself.
 
     Strengths of the paper's arms (arXiv 2509.22335, Slippery Ant, learning rate 1e-4, Adam betas 0.99 /
     0.99): L2 alone and L2-ER 1e-3, searched in 1e-5..1e-3. They do not carry over: on CartPole at learning
@@ -56,8 +58,15 @@ class L2(Mitigation):
             InvalidSetting: the optimiser has no such option.
         """
         optimizer = agent.policy.optimizer
+        always_decoupled = decays_decoupled(optimizer)
+        if always_decoupled and not self.decoupled:
+            raise InvalidSetting(
+                f"{type(optimizer).__name__} decays weights decoupled from the gradient: give L2 decoupled = "
+                "true, or use Adam or SGD."
+            )
+        switch = ["decoupled_weight_decay"] if self.decoupled and not always_decoupled else []
         for group in optimizer.param_groups:
-            for option in ["weight_decay"] + self.decoupled * ["decoupled_weight_decay"]:
+            for option in ["weight_decay", *switch]:
                 if option not in group:
                     raise InvalidSetting(
                         f"L2 needs an optimiser with the option {option!r}, which "
@@ -71,8 +80,7 @@ class L2(Mitigation):
         for group in optimizer.param_groups:
             if self.parameters == "all" or group["params"][0].ndim > 1:
                 group["weight_decay"] = self.strength
-                if self.decoupled:
-                    group["decoupled_weight_decay"] = True
+                group.update(dict.fromkeys(switch, True))
                 decayed += group["params"]
         self._decayed = tuple(decayed)
 

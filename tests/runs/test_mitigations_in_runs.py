@@ -1,12 +1,13 @@
 """Runs with mitigations: stopped and resumed they equal those that were never stopped."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pliant.agents import MITIGATIONS
+from pliant.agents import MITIGATIONS, OPTIMIZERS
 from pliant.runs.errors import RunInterrupted
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
@@ -41,11 +42,13 @@ TOGETHER = [
 ]
 
 
-def run(out: Path, algorithm: str, names: list[str], stop_after: int | None = None) -> RunFolder:
+def run(
+    out: Path, algorithm: str, names: list[str], optimizer: str, stop_after: int | None = None
+) -> RunFolder:
     """Train; with ``stop_after`` as if Ctrl-C had been pressed once so many rollouts were done."""
     table = {
         **TABLE,
-        "agent": {**AGENTS[algorithm], "network": NETWORK},
+        "agent": {**AGENTS[algorithm], "network": NETWORK, "optimizer": {"name": optimizer}},
         "mitigations": {name: TINY.get(name, {}) for name in names},
     }
     plan = make_plan(validate(table, source="test"), "cpu")
@@ -66,10 +69,12 @@ def run(out: Path, algorithm: str, names: list[str], stop_after: int | None = No
     return folder
 
 
-def assert_resumed_equals_whole(tmp_path: Path, algorithm: str, names: list[str]) -> None:
+def assert_resumed_equals_whole(
+    tmp_path: Path, algorithm: str, names: list[str], optimizer: str = "adam"
+) -> None:
     rollouts = 2 * 128 // (64 if algorithm == "ppo" else 4)  # two of three tasks: a switch is behind it
-    whole = run(tmp_path / "whole", algorithm, names)
-    resumed = run(tmp_path / "resumed", algorithm, names, stop_after=rollouts)
+    whole = run(tmp_path / "whole", algorithm, names, optimizer)
+    resumed = run(tmp_path / "resumed", algorithm, names, optimizer, stop_after=rollouts)
     first, second = (load_file(f.checkpoint_list()[-1] / "tensors.safetensors") for f in (whole, resumed))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -83,6 +88,24 @@ def test_a_run_with_many_mitigations_goes_on_as_if_it_had_not_been_stopped(
     algorithm: str, names: list[str], tmp_path: Path
 ) -> None:
     assert_resumed_equals_whole(tmp_path, algorithm, names)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                name == "kron" and find_spec("kron_torch") is None, reason="kron-torch is for Linux only"
+            ),
+        )
+        for name in OPTIMIZERS
+    ],
+)
+def test_a_run_with_another_optimiser_goes_on_as_if_it_had_not_been_stopped(
+    optimizer: str, tmp_path: Path
+) -> None:
+    assert_resumed_equals_whole(tmp_path, "ppo", ["redo"], optimizer)
 
 
 def test_every_mitigation_is_in_such_a_run() -> None:

@@ -211,6 +211,10 @@ REFUSED = {
         ("minigrid-dqn", None, ["agent.n_epochs=4"]),
         ["agent.n_epochs", "unknown key"],
     ),
+    "weight decay of Adam": (
+        ("quickstart", None, ["agent.optimizer.weight_decay=0.1"]),
+        ["agent.optimizer", "mitigations.l2.strength = 0.1"],
+    ),
     "a batch that does not divide": (
         ("quickstart", None, ["agent.batch_size=100"]),
         ["100", "2048", "divide"],
