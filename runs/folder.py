@@ -276,10 +276,7 @@ class RunFolder:
 
     def set_status(self, status: Status, **more: Any) -> None:
         """Record how the run stands, with the time and whatever else is to be said."""
-        manifest, time = self.read_manifest(), now()
-        if status == "running":
-            manifest.setdefault("started", time)  # one of several seeds may have waited for a core
-        self.write_manifest({**manifest, "status": status, "updated": time, **more})
+        self.write_manifest({**self.read_manifest(), "status": status, "updated": now(), **more})
 
     def write_traceback(self, text: str) -> Path:
         """Keep the traceback of an error that nobody foresaw."""

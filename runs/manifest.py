@@ -23,7 +23,6 @@ class _Manifest(BaseModel):
     preset: str = ""
     arm: str = ""
     created: str = ""
-    started: str = ""
     updated: str = ""
     error: str = ""
     python: str = ""

@@ -149,10 +149,9 @@ class RunRecord:
 
     @property
     def wall_seconds(self) -> float | None:
-        """From its start to the last change of status; a pause before a resumption counts, a queue not."""
-        began = "started" if "started" in self.manifest else "created"
+        """From creation to the last change of status; a pause before a resumption counts."""
         try:
-            first, last = (datetime.fromisoformat(self.manifest[key]) for key in (began, "updated"))
+            first, last = (datetime.fromisoformat(self.manifest[key]) for key in ("created", "updated"))
             return max((last - first).total_seconds(), 0.0)  # the clock may have been set back
         except (KeyError, TypeError, ValueError):
             return None

@@ -39,8 +39,7 @@ def expectation(jobs: Sequence[Job]) -> Expectation | None:
         if about.get("status") != "complete":
             continue
         try:
-            first = "started" if "started" in about else "created"
-            began, ended = (datetime.fromisoformat(about[key]) for key in (first, "updated"))
+            began, ended = (datetime.fromisoformat(about[key]) for key in ("created", "updated"))
         except (KeyError, TypeError, ValueError):
             continue
         steps, runs = steps + job.total_steps, runs + 1

@@ -90,7 +90,7 @@ def _assert_equal_runs(one: RunFolder, other: RunFolder) -> None:
     for pair in zip(*paths, strict=True):
         _assert_equal_checkpoints(*pair)
     for folder in ("snapshots", "replays"):
-        files = [sorted(getattr(run, folder).iterdir()) for run in (one, other)]
+        files = [sorted(getattr(run, folder).glob("*")) for run in (one, other)]
         assert _names(files[0]) == _names(files[1])
         for pair in zip(*files, strict=True):
             _assert_equal_arrays(*pair)

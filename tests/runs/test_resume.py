@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stable_baselines3.common.vec_env import VecEnv
 
 from pliant.diagnostics import Snapshot
+from pliant.envs import Task
 from pliant.runs import checkpoint, evaluation, logs, training
 from pliant.runs.errors import DiskFull, FolderInUse, RunFolderError, RunInterrupted
 from pliant.runs.evaluate import evaluate
@@ -294,6 +296,24 @@ def test_reset_points_are_whole_rollouts_and_end_with_the_task() -> None:
     assert points(0) == points(320) == points(10**9) == [320]
     assert points(1) == points(64) == [64, 128, 192, 256, 320]
     assert points(100) == points(128) == [128, 256, 320]
+
+
+def test_ramps_go_on_at_a_reset_point_and_every_one_has_episodes_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+    vector_env = training.vector_env
+
+    def watched(task: Task, n_envs: int, seed: int, elapsed: int = 0) -> VecEnv:
+        made.append((seed, elapsed))
+        return vector_env(task, n_envs, seed, elapsed)
+
+    folder = begin(tmp_path, PPO, diagnostics={"at": []}, evaluation={"tasks": "none"})
+    monkeypatch.setattr(training, "vector_env", watched)
+    go_on(folder, resume=False)
+    (_, *tasks) = made  # the first is there for its spaces
+    assert [elapsed for _, elapsed in tasks] == [0, 128, 256] * 2
+    assert len({seed for seed, _ in tasks}) == 6
 
 
 def test_kept_switches_are_evenly_spaced_and_few() -> None:
