@@ -57,6 +57,14 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A metric of an arm: its interquartile mean over runs, and how many runs that are."""
+
+    interval: Interval
+    runs: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Runs of the same tasks, in arms.
 
@@ -182,38 +190,41 @@ class Comparison:
         found = (metric.values(self, run) for run in arm.runs if self.counts(run))
         return [value for value in found if value is not None and np.isfinite(value)]
 
-    def summary(self, metric: Metric, arm: Arm) -> Interval | None:
+    def summary(self, metric: Metric, arm: Arm) -> Cell | None:
         """Interquartile mean over seeds and its 95 % interval; None where the metric does not exist."""
         values = self.per_run(metric, arm)
-        return stratified_bootstrap(np.array(values)[:, None]) if values else None
+        return Cell(stratified_bootstrap(np.array(values)[:, None]), len(values)) if values else None
 
     @cached_property
-    def table(self) -> list[tuple[Metric, list[Interval | None]]]:
+    def table(self) -> list[tuple[Metric, list[Cell | None]]]:
         """A row per metric that exists for at least one arm, a column per arm."""
         rows = [(metric, [self.summary(metric, arm) for arm in self.arms]) for metric in METRICS]
         return [(metric, cells) for metric, cells in rows if any(cells)]
 
     @cached_property
-    def typical(self) -> list[Interval | None]:
-        """Of each arm, the interquartile mean over seeds and tasks of the return at the end of a task."""
-        found: list[Interval | None] = []
-        for arm in self.arms:
-            scores = self.scores(arm)
-            found.append(stratified_bootstrap(scores) if scores.size and np.isfinite(scores).all() else None)
-        return found
-
-    @cached_property
     def improvements(self) -> list[tuple[Arm, Arm, Interval]]:
-        """Probability that one arm beats another in the return at the end of a task, for every pair."""
+        """For every pair the probability that one beats the other in the return at the end of a task.
+
+        The better one is named first.
+        """
         found = []
         for index, first in enumerate(self.arms):
             for second in self.arms[index + 1 :]:
-                pair = self.scores(first), self.scores(second)
-                if all(scores.size and np.isfinite(scores).all() for scores in pair):
-                    found.append(
-                        (first, second, stratified_bootstrap(*pair, statistic=probability_of_improvement))
-                    )
+                pair = [(self.scores(arm), arm) for arm in (first, second)]
+                if not all(scores.size and np.isfinite(scores).all() for scores, _ in pair):
+                    continue
+                if probability_of_improvement(pair[0][0], pair[1][0]) < 0.5:
+                    pair.reverse()
+                (ours, better), (theirs, other) = pair
+                chance = stratified_bootstrap(ours, theirs, statistic=probability_of_improvement)
+                found.append((better, other, chance))
         return found
+
+    @cached_property
+    def fewest_runs(self) -> int:
+        """Runs behind the number that has the fewest."""
+        counts = [cell.runs for _, cells in self.table for cell in cells if cell]
+        return min(counts, default=0)
 
 
 def compare(runs: Sequence[RunRecord]) -> Comparison:
@@ -341,10 +352,14 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # The metrics ---------------------------------------------------------------------------------------------
 
 
-def _of_matrix(function: Callable[[Array], float]) -> Callable[[Comparison, RunRecord], float | None]:
+def _of_matrix(
+    function: Callable[[Array], float], least_tasks: int = 1
+) -> Callable[[Comparison, RunRecord], float | None]:
     def value(comparison: Comparison, run: RunRecord) -> float | None:
         matrix, n = comparison.matrix(run), comparison.tasks_compared
-        return None if matrix is None else function(comparison.scaled(matrix[: n + 1, :n]))
+        if matrix is None or n < least_tasks:
+            return None
+        return function(comparison.scaled(matrix[: n + 1, :n]))
 
     return value
 
@@ -386,13 +401,15 @@ def _repeated(comparison: Comparison, run: RunRecord) -> float | None:
     return float(metrics.repeated_task_plasticity(first, later).mean())
 
 
+RETURN = Metric(
+    "return at the end of a task",
+    "more",
+    "mean over tasks of the training return in each task's last tenth",
+    _final,
+)
+
 METRICS = (
-    Metric(
-        "return at the end of a task",
-        "more",
-        "mean over tasks of the training return in each task's last tenth",
-        _final,
-    ),
+    RETURN,
     Metric(
         "plasticity gap",
         "more",
@@ -423,18 +440,18 @@ METRICS = (
         "forgetting",
         "less",
         "evaluation return after each task less that at the end of the run (Continual World)",
-        _of_matrix(metrics.forgetting),
+        _of_matrix(metrics.forgetting, least_tasks=2),  # one task cannot have been forgotten
     ),
     Metric(
         "backward transfer",
         "more",
         "what later tasks did to earlier ones (GEM)",
-        _of_matrix(metrics.backward_transfer),
+        _of_matrix(metrics.backward_transfer, least_tasks=2),
     ),
     Metric(
         "zero-shot transfer",
         "more",
         "evaluation return on a task just before it is trained, less the untrained agent's (GEM)",
-        _of_matrix(metrics.zero_shot_transfer),
+        _of_matrix(metrics.zero_shot_transfer, least_tasks=2),
     ),
 )

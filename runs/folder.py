@@ -276,7 +276,10 @@ class RunFolder:
 
     def set_status(self, status: Status, **more: Any) -> None:
         """Record how the run stands, with the time and whatever else is to be said."""
-        self.write_manifest({**self.read_manifest(), "status": status, "updated": now(), **more})
+        manifest, time = self.read_manifest(), now()
+        if status == "running":
+            manifest.setdefault("started", time)  # one of several seeds may have waited for a core
+        self.write_manifest({**manifest, "status": status, "updated": time, **more})
 
     def write_traceback(self, text: str) -> Path:
         """Keep the traceback of an error that nobody foresaw."""

@@ -23,6 +23,7 @@ class _Manifest(BaseModel):
     preset: str = ""
     arm: str = ""
     created: str = ""
+    started: str = ""
     updated: str = ""
     error: str = ""
     python: str = ""

@@ -192,7 +192,7 @@ def evaluation_matrices(comparison: Comparison) -> list[Picture]:
     for arm in comparison.arms:
         tables = [table for run in arm.runs if (table := comparison.matrix(run)) is not None]
         if tables:
-            means[arm.label] = (_over_runs(np.stack(tables))[0], len(tables))
+            means[arm.label] = (_over_runs(np.stack(tables))[0], _count(np.stack(tables)))
     known = [table[np.isfinite(table)] for table, _ in means.values()]
     if not known or not np.concatenate(known).size:
         return []
@@ -246,7 +246,7 @@ def evaluation_matrices(comparison: Comparison) -> list[Picture]:
                 figure,
                 f"evaluation-{_slug(label)}",
                 f"Evaluation: {label}",
-                f"Return of the {comparison.policy} policy, mean over {seeds} seed{'s' * (seeds > 1)}. "
+                f"Return of the {comparison.policy} policy, mean over {seeds}. "
                 "Outlined: the task that was just trained; grey: not evaluated.",
                 ("arm", "after_task", "on_task", "return"),
                 rows,
@@ -726,6 +726,14 @@ def _over_runs(values: Array) -> tuple[Array, Array, Array]:
     low = np.where(known, values, np.inf).min(0)
     high = np.where(known, values, -np.inf).max(0)
     return middle, np.where(count > 0, low, np.nan), np.where(count > 0, high, np.nan)
+
+
+def _count(values: Array) -> str:
+    """``3 seeds``, or ``2 to 3 seeds`` where not every entry has as many, of ``[seeds, ...]``."""
+    counts = np.isfinite(values).sum(0)
+    counts = counts[counts > 0]
+    low, high = int(counts.min(initial=len(values))), int(counts.max(initial=0))
+    return f"{high} seed{'s' * (high != 1)}" if low >= high else f"{low} to {high} seeds"
 
 
 def _legend(panel: Axes, arms: int) -> None:

@@ -149,9 +149,10 @@ class RunRecord:
 
     @property
     def wall_seconds(self) -> float | None:
-        """From creation to the last change of status; a pause before a resumption counts."""
+        """From its start to the last change of status; a pause before a resumption counts, a queue not."""
+        began = "started" if "started" in self.manifest else "created"
         try:
-            first, last = (datetime.fromisoformat(self.manifest[key]) for key in ("created", "updated"))
+            first, last = (datetime.fromisoformat(self.manifest[key]) for key in (began, "updated"))
             return max((last - first).total_seconds(), 0.0)  # the clock may have been set back
         except (KeyError, TypeError, ValueError):
             return None

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .comparison import Comparison, compare, differences
+from .comparison import RETURN, Comparison, compare, differences
 from .errors import DamagedFile, RunFolderError
 from .pictures import (
     Picture,
@@ -32,7 +32,7 @@ from .pictures import (
 from .presets import dump
 from .reading import checked_size
 from .records import VIDEOS, RunRecord, read_run
-from .statistics import number
+from .statistics import LEAST_RUNS, number
 
 MOST_VIDEO_BYTES = 6_000_000
 """Of all embedded replays together; base64 makes a third more of them. The report is to stay below 15 MB."""
@@ -125,8 +125,8 @@ def _content(comparison: Comparison, problems: Sequence[str]) -> dict[str, Any]:
         "looks": looks(comparison),
         "problems": problems,
         "notes": [*comparison.notes, *_failures(comparison), *left_out],
-        "fewest_seeds": min(len(arm.runs) for arm in comparison.arms),
-        "headline": list(zip(comparison.arms, comparison.typical, strict=True)),
+        "least_runs": LEAST_RUNS,
+        "headline": [(arm, comparison.summary(RETURN, arm)) for arm in comparison.arms],
         "curves": learning_curves(comparison),
         "matrices": matrices,
         "matrix_tables": [_as_table(picture, comparison.task_count) for picture in matrices],

@@ -21,10 +21,13 @@ REPETITIONS = 2_000
 
 CONFIDENCE = 0.95
 
+LEAST_RUNS = 3
+"""Fewer give no interval, and no correlation: one run has no spread, and an interval of two is these two."""
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its percentile bootstrap interval; both ends are NaN where one run cannot give one."""
+    """A number and its percentile bootstrap interval; both ends are NaN where too few runs give none."""
 
     value: float
     low: float
@@ -93,11 +96,11 @@ def stratified_bootstrap(
 
     Returns:
         The statistic of the data, and its interval. With few runs it is too narrow (with 3 seeds it cannot
-        reach beyond the best and the worst of them), and with one there is none.
+        reach beyond the best and the worst of them), and with fewer than ``LEAST_RUNS`` there is none.
     """
     groups = [np.asarray(group, dtype=np.float64) for group in scores]
     value = float(statistic(*groups))
-    if any(len(group) < 2 for group in groups) or not np.isfinite(value):
+    if any(len(group) < LEAST_RUNS for group in groups) or not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"))
     generator = np.random.default_rng(seed)
     samples = statistic(*(_resample(group, whole_runs, repetitions, generator) for group in groups))
@@ -149,27 +152,28 @@ def spearman_interval(
 ) -> Interval:
     """Spearman's correlation over the points of several runs, with an interval from resampling whole runs.
 
-    The points of one run share an agent. Where there are fewer than four runs to draw from, points are drawn
-    instead, which is too sure of itself, but says more than nothing.
+    The points of one run share an agent: to draw points one by one would make the interval too narrow.
 
     Args:
         points: x and y of each run, ``[n_r]`` each.
         repetitions: bootstrap samples.
         confidence: of the interval.
         seed: of the resampling.
+
+    Returns:
+        NaN from fewer than ``LEAST_RUNS`` runs with points, or three points.
     """
     pairs = [np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)]) for x, y in points]
     pairs = [pair for pair in pairs if pair.shape[1]]
     joined = np.concatenate(pairs, axis=1) if pairs else np.empty((2, 0))
-    if joined.shape[1] < 3:
+    if len(pairs) < LEAST_RUNS or joined.shape[1] < 3:
         return Interval(float("nan"), float("nan"), float("nan"))
     value = spearman(*joined)
     if not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"))
-    units = pairs if len(pairs) >= 4 else [joined[:, [i]] for i in range(joined.shape[1])]
     generator = np.random.default_rng(seed)
-    draws = generator.integers(len(units), size=(repetitions, len(units)))
-    samples = np.array([spearman(*np.concatenate([units[i] for i in draw], axis=1)) for draw in draws])
+    draws = generator.integers(len(pairs), size=(repetitions, len(pairs)))
+    samples = np.array([spearman(*np.concatenate([pairs[i] for i in draw], axis=1)) for draw in draws])
     samples = samples[np.isfinite(samples)]
     if not len(samples):
         return Interval(value, float("nan"), float("nan"))

@@ -34,14 +34,22 @@ def _print_comparison(comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ..statistics import LEAST_RUNS
+
     table = Table("metric", box=None, pad_edge=False)
     for arm in comparison.arms:
-        table.add_column(Text(f"{arm.label} ({len(arm.runs)})"))
+        table.add_column(Text(arm.label))
     for metric, cells in comparison.table:
         arrow = "↑" if metric.better == "more" else "↓"
-        table.add_row(f"{metric.name} {arrow}", *("–" if cell is None else Text(str(cell)) for cell in cells))
+        texts = (Text(f"{cell.interval} ({cell.runs})") if cell else "–" for cell in cells)
+        table.add_row(f"{metric.name} {arrow}", *texts)
     out.print(table)
-    how = "interquartile mean over seeds, 95 % bootstrap interval; seeds in brackets"
-    out.print(f"\nunit: {comparison.unit}; {how}\n")
+    how = "interquartile mean over seeds [95 % bootstrap interval] (number of seeds)"
+    out.print(f"\nunit: {comparison.unit}; {how}", markup=False)
+    if 0 < comparison.fewest_runs < LEAST_RUNS:
+        out.print(f"no interval from fewer than {LEAST_RUNS} seeds: it would be those seeds themselves")
+    if comparison.tasks_compared == 1:
+        out.print("over one task, which cannot be forgotten yet, nor be transferred to another")
+    out.print()
     for first, second, chance in comparison.improvements:
         out.print(Text(f"{first.label} beats {second.label} with probability {chance}"))

@@ -39,7 +39,8 @@ def expectation(jobs: Sequence[Job]) -> Expectation | None:
         if about.get("status") != "complete":
             continue
         try:
-            began, ended = (datetime.fromisoformat(about[key]) for key in ("created", "updated"))
+            first = "started" if "started" in about else "created"
+            began, ended = (datetime.fromisoformat(about[key]) for key in (first, "updated"))
         except (KeyError, TypeError, ValueError):
             continue
         steps, runs = steps + job.total_steps, runs + 1

@@ -24,10 +24,17 @@ def test_the_interquartile_mean_ignores_the_extremes_but_not_the_middle() -> Non
     assert interquartile_mean([[-1e9, 1.0], [3.0, 1e9]]) == 2.0
 
 
-def test_the_bootstrap_of_two_runs_reaches_from_the_worse_to_the_better() -> None:
-    """The mean of two draws from {0, 1} is 0, 1/2 or 1 with probabilities 1/4, 1/2, 1/4."""
-    interval = stratified_bootstrap([[0.0], [1.0]], statistic=lambda x: x.mean((-2, -1)))
+def test_the_bootstrap_of_three_runs_reaches_from_the_worst_to_the_best() -> None:
+    """The mean of three draws from {0, 1/2, 1} is 0, and is 1, with probability 1/27, more than 2.5 %."""
+    interval = stratified_bootstrap([[0.0], [0.5], [1.0]], statistic=lambda x: x.mean((-2, -1)))
     assert (interval.value, interval.low, interval.high) == (0.5, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_too_few_runs_give_a_value_and_no_interval(runs: int) -> None:
+    interval = stratified_bootstrap(np.arange(runs)[:, None])
+    assert interval.value == (runs - 1) / 2
+    assert np.isnan([interval.low, interval.high]).all()
 
 
 def test_equal_runs_leave_no_doubt_and_one_run_gives_no_interval() -> None:
@@ -80,7 +87,7 @@ def test_the_probability_of_improvement_is_the_mann_whitney_statistic() -> None:
 
 def test_groups_are_resampled_each_within_itself() -> None:
     interval = stratified_bootstrap(
-        [[1.0], [2.0], [3.0]], [[0.0], [0.5]], statistic=probability_of_improvement
+        [[1.0], [2.0], [3.0]], [[0.0], [0.5], [0.7]], statistic=probability_of_improvement
     )
     assert (interval.value, interval.low, interval.high) == (1.0, 1.0, 1.0)
 
@@ -99,9 +106,15 @@ def test_the_correlation_of_a_monotone_relation_is_one_and_certain() -> None:
     assert (interval.value, interval.low, interval.high) == (1.0, 1.0, 1.0)
 
 
+def test_the_points_of_two_runs_make_no_correlation_however_many_they_are() -> None:
+    run = (np.arange(50), np.arange(50))
+    assert np.isnan(spearman_interval([run, run, ([], [])]).value)  # a run without points is none
+    assert spearman_interval([run, run, run]).value == 1.0
+
+
 def test_the_correlation_of_noise_includes_zero_and_too_few_points_say_nothing() -> None:
     generator = np.random.default_rng(7)
     interval = spearman_interval([tuple(generator.normal(size=(2, 10))) for _ in range(8)])
     assert interval.low < 0.0 < interval.high
-    assert np.isnan(spearman_interval([([1, 2], [3, 4])]).value)
+    assert np.isnan(spearman_interval([([1], [3])] * 2).value)
     assert np.isnan(spearman_interval([]).value)
