@@ -53,6 +53,10 @@ class Agent(BaseAlgorithm):
         initialisation: str = "sb3",
         **kwargs: Any,
     ) -> None:
+        if isinstance(mitigations, Mitigation):
+            raise InvalidSetting(
+                f"mitigations must be a list, also of one: mitigations=[{type(mitigations).__name__}(...)]."
+            )
         for mitigation in mitigations:
             if not isinstance(mitigation, Mitigation):
                 raise InvalidSetting(

@@ -58,6 +58,24 @@ class Snapshot:
             numbers |= spectrum_scalars(part, spectrum, self.settings)
         return numbers | self.values
 
+    def below_floor(self) -> dict[str, float]:
+        """The epsilon-ranks that `scalars` leaves out, by tag, each with what its spectrum resolves.
+
+        The floor is in the units of the eigenvalues, for relative ranks as a share of the norm.
+        """
+        there = self.scalars()
+        found: dict[str, float] = {}
+        for part, spectrum in self.spectra.items():
+            for kind, epsilons, unit in (
+                ("epsilon_rank", self.settings.epsilons, 1.0),
+                ("relative_rank", self.settings.relative_epsilons, spectrum.norm),
+            ):
+                for epsilon in epsilons:
+                    tag = f"spectrum/{part}/{kind}_{epsilon:g}"
+                    if tag not in there:
+                        found[tag] = spectrum.floor / unit
+        return found
+
     def save(self, path: str | Path) -> Path:
         """Write one ``.npz`` without pickles, whole or not at all; it is on the disk when this returns."""
         record = {

@@ -121,12 +121,16 @@ def _results(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:
+        except BaseException:
+            # Not at the end of a success: a pool that is not waited for is still closing while Python ends.
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _checked_checkpoints(folder: RunFolder, plan: Plan, after_tasks: Sequence[int]) -> list[int]:
     saved = folder.saved_after(plan.boundaries)
+    if not saved:
+        raise RunFolderError(no_checkpoints(folder))
     for after in after_tasks:
         if after not in saved:
             have = ", ".join(map(str, saved)) or "none"
@@ -134,6 +138,14 @@ def _checked_checkpoints(folder: RunFolder, plan: Plan, after_tasks: Sequence[in
                 f"{str(folder.path)!r} has no checkpoint after task {after}; it has those after: {have}"
             )
     return list(dict.fromkeys(after_tasks)) or saved
+
+
+def no_checkpoints(folder: RunFolder) -> str:
+    """What to tell somebody who wants to look at a checkpoint where there is none."""
+    return (
+        f"{str(folder.path)!r} has no checkpoint at a switch: the first is saved when training begins; if "
+        f"the run is still starting, try again later, else go on with it: train-agent --resume {folder.path}"
+    )
 
 
 def _leave_ctrl_c_to_the_parent() -> None:

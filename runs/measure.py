@@ -8,6 +8,7 @@ from ..diagnostics import Snapshot, take_snapshot
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .checkpoint import load_networks
 from .errors import RunFolderError, SpecError
+from .evaluate import no_checkpoints
 from .folder import RunFolder
 from .plan import make_plan
 
@@ -43,6 +44,8 @@ def measure(
     saved = {path.name: path for path in folder.checkpoint_list()}
     finished = [task for task in (-1, *tasks) if folder.checkpoint(plan.boundaries[task + 1]).name in saved]
     after = max(finished, default=-2) if after_task is None else after_task
+    if not finished:
+        raise RunFolderError(no_checkpoints(folder))
     if after not in finished:
         have = ", ".join(map(str, finished)) or "none"
         raise RunFolderError(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import DamagedFile, SpecError
 from .reading import parse_toml, read_toml
-from .spec import RunSpec
+from .spec import NAME, RunSpec
 
 Table = dict[str, Any]
 
@@ -153,6 +153,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error's sentence: the nearest known names, or all of them."""
     known = list(known)
+    parts = sorted(name.split("-"))
+    if swapped := [other for other in known if sorted(other.split("-")) == parts]:  # er-l2 for l2-er
+        return f"; did you mean {' or '.join(map(repr, swapped))}?"
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
@@ -251,6 +254,8 @@ def _explain(detail: Any, root: type[BaseModel], kind: str) -> str:
     match detail["type"]:
         case "extra_forbidden":
             known = list(model.model_fields) if model else []
+            if elsewhere := [place for place in _places(root, path[-1]) if place != where]:
+                return f"{where}: unknown key; did you mean {' or '.join(map(repr, elsewhere))}?"
             return f"{where}: unknown key{did_you_mean(path[-1], known)}"
         case "missing" | "union_tag_not_found":
             return f"{where}: missing" + (f" algorithm: {_ALGORITHMS}" if "union" in detail["type"] else "")
@@ -258,6 +263,11 @@ def _explain(detail: Any, root: type[BaseModel], kind: str) -> str:
             return f"{where}.algorithm: expected {_ALGORITHMS}, got {detail['ctx']['tag']!r}"
         case "value_error":
             return f"{where}: {detail['ctx']['error']}"
+        case "string_pattern_mismatch" if detail["ctx"]["pattern"] == NAME:
+            return (
+                f"{where}: it is part of the run folder's name: expected letters, digits, spaces and "
+                f". , + = ( ) - _, beginning with a letter or a digit, got {_short(detail['input'])}"
+            )
     return f"{where}: {detail['msg']}, got {_short(detail['input'])}"
 
 
@@ -283,6 +293,17 @@ def _descend(location: Iterable[str], root: type[BaseModel]) -> tuple[type[BaseM
         elif models:
             candidates = {get_args(m.model_fields["algorithm"].annotation)[0]: m for m in models}
     return model, path
+
+
+def _places(model: type[BaseModel], name: str, prefix: str = "") -> list[str]:
+    """The dotted keys below ``model`` whose last part is ``name``."""
+    found: dict[str, None] = {}
+    for key, field in model.model_fields.items():
+        if key == name:
+            found[prefix + key] = None
+        for below in _models(field.annotation):
+            found |= dict.fromkeys(_places(below, name, f"{prefix}{key}."))
+    return list(found)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -114,11 +114,21 @@ def find_replays(
     on_task: int | None = None,
     episode: int | None = None,
     policy: str | None = None,
+    damaged: list[str] | None = None,
 ) -> list[tuple[Replays, Episode]]:
     """All recorded episodes that fit, each once, in order; None fits everything.
 
+    Args:
+        folder: of the run.
+        after_task: of the checkpoint.
+        on_task: that was played.
+        episode: its number.
+        policy: how actions were chosen.
+        damaged: takes what is wrong with each file that cannot be read; without it the first one is an error.
+
     Raises:
-        RunFolderError: there is none; the text says what there is and how to record more.
+        RunFolderError: there is none; the text says what there is and how to record more. Or a file cannot be
+            read.
     """
     found: dict[tuple[int, int, int, str], tuple[Replays, Episode]] = {}
     recorded = folder.replay_files()
@@ -126,11 +136,17 @@ def find_replays(
         if after_task not in (None, after) or on_task not in (None, on):
             continue
         for path in paths:
-            replays = Replays.load(path)
+            try:
+                replays = Replays.load(path)
+            except RunError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+                continue
             for one in replays.episodes:
                 if episode in (None, one.episode) and policy in (None, one.policy):
                     found.setdefault((after, *one.key), (replays, one))
-    if not found:
+    if not found and not damaged:
         asked = {"after task": after_task, "on task": on_task, "number": episode, "policy": policy}
         words = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
         have = ", ".join(f"{after}/{on}" for after, on in recorded) or "none"

@@ -24,7 +24,8 @@ from pydantic import (
 
 from ..envs import SequenceSpec
 
-Name = Annotated[str, StringConstraints(pattern=r"^\w[\w .,+=()-]*$", max_length=80)]
+NAME = r"^[^\W_][\w .,+=()-]*$"
+Name = Annotated[str, StringConstraints(pattern=NAME, max_length=80)]
 """Part of the name of a run folder: letters, digits and what else is no path."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

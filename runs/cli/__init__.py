@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from .compare import compare
-from .console import BAD_INPUT, INTERRUPTED, Usage, err
+from .console import BAD_INPUT, INTERRUPTED, Usage, err, out
 from .evaluate import evaluate
 from .list import list_runs
 from .measure import measure
@@ -24,8 +26,18 @@ from .train import train
 app = typer.Typer(name="pliant", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"pliant {metadata.version('pliant')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _pliant() -> None:
+def _pliant(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and stop.")
+    ] = False,
+) -> None:
     """Continual reinforcement-learning agents that keep their ability to learn."""
 
 

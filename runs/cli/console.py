@@ -1,14 +1,28 @@
 """What every verb shares: where it prints, how it exits, how it refuses."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """Falls silent when nobody reads it any more: ``train-agent ... | head -1`` must not end training."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich (13.8 or newer), whose own method exits."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(
+            nowhere, (sys.stderr if self.stderr else sys.stdout).fileno()
+        )  # for what is flushed at the end
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 BAD_INPUT = 2
 """Exit code of everything that the person at the keyboard can mend."""

@@ -59,6 +59,8 @@ def _print_snapshot(snapshot: Snapshot) -> None:
             table.add_row(
                 tag, f"{value:.4g}", "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
             )
+    for tag, floor in snapshot.below_floor().items():
+        table.add_row(tag, "below the floor", f"of {floor:.2g}")
     out.print(table)
     for instrument, reason in snapshot.failures.items():
         err.print(f"{instrument} failed: {reason}", markup=False, soft_wrap=True)

@@ -45,16 +45,19 @@ def replay(
 
     from ..replay import find_replays
 
-    found = [one for after in afters for one in find_replays(folder, after, on_task, episode, policy)]
+    damaged: list[str] | None = [] if video is None and not live else None  # a check goes on to the others
+    found = [
+        one for after in afters for one in find_replays(folder, after, on_task, episode, policy, damaged)
+    ]
     if video is not None:
         _film(_one_each(folder.path, found, afters), video)
     elif live:
         _watch(*_one_each(folder.path, found, afters)[0])
     else:
-        _check(found)
+        _check(found, damaged or [])
 
 
-def _check(found: list[tuple[Replays, Episode]]) -> None:
+def _check(found: list[tuple[Replays, Episode]], damaged: list[str]) -> None:
     from ..replay import difference
 
     failed = 0
@@ -68,6 +71,11 @@ def _check(found: list[tuple[Replays, Episode]]) -> None:
             out.print(f"{name}: exact, {one.length} steps, return {one.total:.6g}", soft_wrap=True)
     if failed:
         err.print(f"{failed} of {len(found)} episodes differ from their records")
+    for reason in damaged:
+        err.print(reason, markup=False, soft_wrap=True)
+    if damaged:
+        err.print(f"{len(damaged)} file{'s' * (len(damaged) > 1)} of records could not be read")
+    if failed or damaged:
         raise typer.Exit(FAILED)
 
 

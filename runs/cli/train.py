@@ -177,17 +177,18 @@ def _print_presets() -> None:
 
 def _print_plan(plan: Plan) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from ..evaluation import expected_cost
     from ..presets import dump
 
     out.print(dump(plan.spec), markup=False, soft_wrap=True)
-    table = Table("task", "environment", "shifts", "env steps", "from", box=None, pad_edge=False)
+    table = Table("task", "environment", "what it is", "env steps", "from", box=None, pad_edge=False)
     for index, task in enumerate(plan.sequence):
-        shifts = "; ".join(str(shift) for shift in task.shifts) or "-"
-        table.add_row(
-            str(index), task.env, shifts, f"{plan.task_steps[index]:,}", f"{plan.boundaries[index]:,}"
-        )
+        # The name holds what is not the same for all: arguments of the environment and shifts.
+        what = task.name.removeprefix(task.env).removeprefix(", ") or "-"
+        steps, begins = f"{plan.task_steps[index]:,}", f"{plan.boundaries[index]:,}"
+        table.add_row(str(index), task.env, Text(what), steps, begins)
     out.print(table)
     out.print(f"\n{len(plan.sequence)} tasks, {plan.boundaries[-1]:,} environment steps; nothing was run")
     out.print(str(expected_cost(plan)), soft_wrap=True)

@@ -325,6 +325,11 @@ def test_mitigations_must_be_mitigations(toy):
         build(PPO, toy(), mitigations=["l2"])
 
 
+def test_one_mitigation_that_is_not_in_a_list_is_told_so(toy):
+    with pytest.raises(InvalidSetting, match=r"mitigations must be a list, also of one: mitigations=\[L2"):
+        build(PPO, toy(), mitigations=L2(1e-5))
+
+
 # Saving and loading
 
 

@@ -53,6 +53,20 @@ def test_micro_batches_change_nothing(tiny_agent, tiny_batch, operator):
     assert torch.allclose(whole, parts, rtol=0, atol=1e-14)
 
 
+def test_ranks_that_precision_cannot_resolve_are_named_with_their_floor(tiny_agent, tiny_batch):
+    settings = SnapshotSettings(epsilons=(1e-30, 0.01), relative_epsilons=(1e-30, 0.1))
+    snapshot = take_snapshot(tiny_agent(), tiny_batch, settings, strict=True)
+    floors, scalars = snapshot.below_floor(), snapshot.scalars()
+    parts = ("actor", "critic", "total")
+    assert set(floors) == {
+        f"spectrum/{p}/{kind}_rank_1e-30" for p in parts for kind in ("epsilon", "relative")
+    }
+    assert not set(floors) & set(scalars)
+    spectrum = snapshot.spectra["actor"]
+    assert floors["spectrum/actor/epsilon_rank_1e-30"] == spectrum.floor
+    assert floors["spectrum/actor/relative_rank_1e-30"] == spectrum.floor / spectrum.norm
+
+
 def test_scalars_carry_areas_parts_and_brackets(tiny_agent, tiny_batch):
     settings = SnapshotSettings(
         method="lanczos", probes=2, depth=4, epsilons=(0.01,), relative_epsilons=(0.1,)

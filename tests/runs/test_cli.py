@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from pliant.runs import cli
 from pliant.runs.cli import console
+from pliant.runs.folder import RunFolder
 
 TOY = """
 [tasks]
@@ -63,6 +65,18 @@ BAD = {
     "unknown preset": (("quikstart",), "did you mean 'quickstart'"),
     "unknown arm": (("quickstart", "--arm", "l2er"), "did you mean 'l2-er'"),
     "unknown key": (("quickstart", "--set", "agent.gama=0.9"), "did you mean 'gamma'"),
+    "arm with its parts swapped": (("quickstart", "--arm", "er-l2"), "did you mean 'l2-er'?"),
+    "key without its table": (
+        ("quickstart", "--set", "learning_rate=0.1"),
+        "learning_rate: unknown key; did you mean 'agent.learning_rate'?",
+    ),
+    **{
+        f"name {name!r}": (
+            ("quickstart", "--set", f"name='{name}'"),
+            "name: it is part of the run folder's name",
+        )
+        for name in ("../up", "a/b", "a\\b", "", "-x", ".", "/tmp/x", "a\tb")
+    },
     "wrong type": (
         ("quickstart", "--set", "agent.n_steps=abc"),
         "agent.n_steps: Input should be a valid integer",
@@ -146,6 +160,34 @@ def test_a_dry_run_prints_the_spec_and_the_tasks_and_writes_nothing(command, tmp
     assert "20 tasks, 409,600 environment steps; nothing was run" in out
     assert "389,120" in out  # where the last task begins
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_shows_the_arguments_of_the_environment_by_which_tasks_differ(command, toy: Path) -> None:
+    kwargs = 'tasks.kwargs={sutton_barto_reward={rule="list", values=[true, false]}}'
+    code, out, _ = command(toy, "--dry-run", "--set", kwargs)
+    assert code == 0
+    assert "(sutton_barto_reward=True)" in out
+    assert "(sutton_barto_reward=False)" in out
+
+
+def test_training_goes_on_when_nobody_reads_what_it_prints(toy: Path, tmp_path: Path) -> None:
+    with program(toy, "--out", tmp_path) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()  # as `| head -1` does
+        assert child.stderr.read() == ""
+        assert child.wait(120) == 0
+    (run,) = tmp_path.glob("toy-*")
+    assert RunFolder.open(run).read_manifest()["status"] == "complete"
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["pliant", "--version"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert not exit_.value.code
+    assert capsys.readouterr().out == f"pliant {version('pliant')}\n"
 
 
 def test_the_list_names_every_preset(command) -> None:

@@ -4,6 +4,7 @@ import ctypes.util
 import dataclasses
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pliant.envs import Task, make_env
+from pliant.runs import evaluate as evaluation_afterwards
 from pliant.runs import recording, rendering, video
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.cli import console
@@ -288,6 +290,50 @@ def test_replay_exits_with_1_and_the_place_where_an_episode_differs(command, tmp
     assert code == console.BAD_INPUT
     assert "nothing was written" in err
     assert not film.exists()
+
+
+def test_a_damaged_file_does_not_stop_the_check_of_the_others(command, tmp_path: Path) -> None:
+    folder = trained(tmp_path, tasks="all", episodes=1)
+    files = [path for paths in folder.replay_files().values() for path in paths]
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    code, out, err = command("replay", folder.path)
+    assert code == console.FAILED
+    assert out.count("exact") == 2 * (len(files) - 1)
+    assert files[0].name in err
+    assert "1 file of records could not be read" in err
+
+
+def test_processes_are_waited_for_when_all_went_well_and_not_when_it_did_not(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int, **_: object) -> None:
+            super().__init__(count)
+
+        def shutdown(self, wait: bool = True, **others: bool) -> None:
+            waits.append(wait)
+            super().shutdown(wait, **others)
+
+    monkeypatch.setattr(evaluation_afterwards, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(evaluation_afterwards, "evaluate_checkpoint", lambda _, __, after, *___: [after])
+    results = evaluation_afterwards._results(folder, "cpu", {0: [], 1: []}, False, 2)
+    assert dict(results) == {0: [0], 1: [1]}
+    assert waits == [True]
+    results = evaluation_afterwards._results(folder, "cpu", {0: [], 1: []}, False, 2)
+    next(results)
+    results.close()  # as on Ctrl-C
+    assert waits[1] is False
+
+
+def test_a_run_without_checkpoints_says_what_to_do(command, tmp_path: Path) -> None:
+    spec = validate(TABLE, source="test")
+    folder = RunFolder.create(tmp_path, spec, spec.boundaries)
+    for verb in ("evaluate", "measure"):
+        code, _, err = command(verb, folder.path)
+        assert code == console.BAD_INPUT
+        assert f"train-agent --resume {folder.path}" in err
 
 
 BAD = {

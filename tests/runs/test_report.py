@@ -637,6 +637,30 @@ def test_list_names_every_run_and_says_what_is_damaged(command, tmp_path: Path) 
     assert "there is no folder" in err
 
 
+def test_a_narrow_terminal_lists_runs_without_what_their_names_say(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pliant.runs.cli.list import list_runs
+
+    run = make_run(tmp_path, "bp").path.name
+    shown = {}
+    for width in (200, 66, 10):
+        monkeypatch.setattr(console.out, "width", width)
+        with console.out.capture() as capture:
+            list_runs(tmp_path)
+        shown[width] = capture.get()
+    head, row, *_ = shown[200].splitlines()
+    assert head.split() == ["run", "spec", "arm", "seed", "status", "last", "return", "age"]
+    assert row.startswith(run)
+    head, row, *_ = shown[66].splitlines()
+    assert row.startswith(run)
+    assert "status" in head
+    assert "age" in head
+    assert "spec" not in head
+    assert "spec" not in shown[10]
+    assert "seed" not in shown[10]
+
+
 def test_comparing_and_listing_need_no_torch(results: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom pliant.runs.report import gather, render\n"
