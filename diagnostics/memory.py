@@ -1,6 +1,7 @@
 """Will it fit? Asked before the work starts."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -14,10 +15,21 @@ def available_bytes(device: torch.device) -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             found = dict(line.split(":", 1) for line in lines)
-        return int(found["MemAvailable"].split()[0]) * 1024
+        return min(int(found["MemAvailable"].split()[0]) * 1024, _left_to_container())
     except (OSError, KeyError, ValueError):
         pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
         return pages * 4096
+
+
+def _left_to_container() -> int:
+    """What the container that this process is in may still take (cgroup v2), if there is one with a limit."""
+    try:
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text("ascii")) for name in ("max", "current")
+        )
+    except (OSError, ValueError):  # no cgroups, or no limit: "max"
+        return 2**63
+    return max(limit - used, 0)
 
 
 def basis_bytes(size: int, probes: int, depth: int, itemsize: int) -> int:

@@ -47,7 +47,7 @@ class SpaceMismatch(EnvError):
     """Two tasks of one sequence have different observation or action spaces."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist: the nearest names, and all of them where they are few.
 
     >>> unknown("rule", "unifrom", ["uniform", "normal"])
@@ -55,8 +55,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     lower = {candidate.lower(): candidate for candidate in names}
-    near = [repr(lower[match]) for match in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-    parts = [f"unknown {kind} {name!r}."]
+    near = [
+        repr(lower[match]) for match in get_close_matches(str(name)[:100].lower(), lower, n=3, cutoff=0.5)
+    ]
+    parts = [f"unknown {kind} {str(name)[:100]!r}."]
     if near:
         parts.append(f"Did you mean {' or '.join(near)}?")
     if len(names) <= 20:

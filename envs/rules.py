@@ -257,7 +257,7 @@ def resolve(description: Any, seed: int, index: int, count: int, place: str = ""
 
 def _parse(description: Mapping[str, Any]) -> Rule:
     name = description["rule"]
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise InvalidRule(unknown("rule", str(name), RULES))
     try:
         return RULES[name].model_validate(dict(description))

@@ -10,6 +10,9 @@ from .rules import resolve
 from .sequence import TaskSequence
 from .task import Task
 
+MOST_TASKS = 1_000_000
+"""Of a sequence: all of them are in memory."""
+
 
 class SequenceSpec(BaseModel):
     """A sequence of tasks, generated from rules and a seed, or written out one by one.
@@ -78,6 +81,10 @@ class SequenceSpec(BaseModel):
         if self.list and self.count != 1:
             raise InvalidTask("tasks are either written out (list) or generated (count), not both")
         seed = seed if self.seed == "run" else self.seed
+        if (wanted := (len(self.list) or self.count) * self.repeats * self.cycles) > MOST_TASKS:
+            raise InvalidTask(
+                f"count, list, repeats and cycles make {wanted:,} tasks, at most {MOST_TASKS:,}"
+            )
         entries = self.list or ({},) * self.count
         tasks = [self._task(entry, seed, i, len(entries)) for i, entry in enumerate(entries)]
         return [task for task in tasks for _ in range(self.repeats)] * self.cycles

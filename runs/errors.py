@@ -25,6 +25,10 @@ class DiskFull(RunFolderError):
     """There is no room left for what a run has to write."""
 
 
+class TooLarge(RunError):
+    """A run that needs more memory or disk than there is, found out before it starts."""
+
+
 class Incomparable(RunError):
     """Runs that cannot stand side by side in one report."""
 

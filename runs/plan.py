@@ -8,10 +8,15 @@ from itertools import accumulate
 
 import torch
 
+from ..agents import AgentError
 from ..envs import EnvError, TaskSequence
 from .build import build_agent, check_algorithm_fits, choose_device, snapshot_settings, vector_env
-from .errors import SpecError
+from .errors import RunError, SpecError
+from .sizes import check_sizes
 from .spec import RunSpec
+
+MOST_STEPS = 2**53
+"""Environment steps that a float, and so every plot, can count."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Plan:
     spec: RunSpec
     sequence: TaskSequence
     device: torch.device
+    parameters: tuple[int, int]
+    """Numbers of the policy: those that are trained, and the others (DQN's target network)."""
 
     @cached_property
     def task_steps(self) -> list[int]:
@@ -65,12 +72,33 @@ def make_plan(spec: RunSpec, device: str = "auto") -> Plan:
     """
     sequence = spec.tasks.build(spec.seed)
     check_algorithm_fits(spec, sequence)
-    plan = Plan(spec, sequence, choose_device(device, spec))
+    check_sizes(spec, sequence.observation_space)
+    on = choose_device(device, spec)
+    plan = Plan(spec, sequence, on, _parameters(spec, sequence, on))
     snapshot_settings(spec, plan.task_steps[0])
+    if plan.boundaries[-1] > MOST_STEPS:
+        raise SpecError(f"tasks: {plan.boundaries[-1]:,} environment steps are more than can be counted")
     _ = plan.evaluated  # only to see that it can be
+    return plan
+
+
+def _parameters(spec: RunSpec, sequence: TaskSequence, device: torch.device) -> tuple[int, int]:
+    """Build the agent to see that it can be built, and count its numbers: trained ones, and others.
+
+    Raises:
+        SpecError: stable-baselines3 or torch refuse a setting that nothing here knows to be wrong.
+    """
     env = vector_env(sequence[0], spec.agent.n_envs, seed=0)
     try:
-        build_agent(spec, env, seed=0, device=plan.device)  # only to see that it can be built
+        agent = build_agent(spec, env, seed=0, device=device)
+    except (RunError, AgentError, EnvError):
+        raise
+    except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise SpecError(
+            f"the agent of {spec.name} cannot be built: {error or type(error).__name__}; see [agent]"
+        ) from error
     finally:
         env.close()
-    return plan
+    groups = agent.policy.optimizer.param_groups
+    trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+    return trained, sum(value.numel() for value in agent.policy.state_dict().values()) - trained

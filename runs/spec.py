@@ -29,6 +29,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME, max_length=80)]
 """Part of the name of a run folder: letters, digits and what else is no path."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Settings(BaseModel):
@@ -59,7 +60,7 @@ class OptimizerSpec(Settings):
 
     name: Literal["adam", "adamw", "sgd", "muon", "kron"] = "adam"
     """``muon`` is torch's Muon for matrices and AdamW for the rest; ``kron`` needs the extra of that name."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Of Adam and AdamW, in Muon too; the first of Kron."""
     eps: PositiveFloat | None = None
     """Of Adam and AdamW; None is 1e-5 for PPO (as SB3 has it), 1e-8 for the others."""
@@ -84,7 +85,7 @@ class OptimizerSpec(Settings):
 class AgentSettings(Settings):
     """What all algorithms have."""
 
-    n_envs: PositiveInt = 1
+    n_envs: Annotated[int, Field(gt=0, le=10_000)] = 1
     """Copies of the environment, stepped one after the other in this process."""
     learning_rate: PositiveFloat = 3e-4
     learning_rate_end: NonNegativeFloat | None = None
@@ -274,7 +275,7 @@ class RunSpec(Settings):
     """Whether each task starts with a fresh agent: the ceiling that a plastic agent is held against."""
     schedule: Literal["per-task", "whole-run"] = "per-task"
     """The window over which learning rate, clip range and exploration run from start to end."""
-    threads: PositiveInt = 1
+    threads: Annotated[int, Field(gt=0, le=1_024)] = 1
     """torch threads; more than one gains nothing on small networks."""
     tasks: SequenceSpec
     agent: AgentSpec

@@ -103,14 +103,19 @@ class GradualShift(Shift):
         return self.env.step(action)
 
 
+_LARGEST = 1e30
+
+
 def real(name: str, value: Any, *, low: float = -inf, above: float = -inf, high: float = inf) -> float:
     """Return ``value`` as a float if it is finite, >= ``low``, > ``above`` and <= ``high``.
+
+    Finite in float32, too, a few times over: not larger than 1e30.
 
     Raises:
         InvalidShift: It is not.
     """
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and isfinite(value)
-    if number and low <= value <= high and value > above:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if number and -_LARGEST <= value <= _LARGEST and low <= value <= high and value > above:
         return float(value)
     limits = [(" >= ", low), (" > ", above), (" <= ", high)]
     expected = " and".join(f"{sign}{limit:g}" for sign, limit in limits if isfinite(limit))

@@ -12,8 +12,8 @@ class ObservationScale(GradualShift):
 
     Args:
         env: An environment with observations in a Box of floats.
-        std: Standard deviation of the logarithm of the gains; 0 changes nothing, ln 2 = 0.69 typically
-            doubles or halves.
+        std: Standard deviation of the logarithm of the gains, at most 10; 0 changes nothing, ln 2 = 0.69
+            typically doubles or halves.
         seed: Draws the gains.
         ramp: Environment steps over which the gains move linearly from 1; 0 is at once.
         elapsed: Environment steps of the ramp already taken.
@@ -26,7 +26,7 @@ class ObservationScale(GradualShift):
         super().__init__(env, std=std, seed=seed, ramp=ramp, elapsed=elapsed)
         space = box(env, floating=True)
         rng = np.random.default_rng(whole("seed", seed))
-        self._full = np.exp(real("std", std, low=0) * rng.standard_normal(space.shape))
+        self._full = np.exp(real("std", std, low=0, high=10) * rng.standard_normal(space.shape))
         self._dtype = space.dtype
         self.observation_space = unbounded(space)
         self._apply(self.progress)

@@ -136,7 +136,7 @@ def parameter(env: Any, name: str) -> Parameter:
     for cls in type(env).__mro__:
         if cls.__name__ in PHYSICS:
             family = PHYSICS[cls.__name__]
-            if name not in family:
+            if not isinstance(name, str) or name not in family:
                 raise InvalidShift(unknown(f"physics parameter of {type(env).__name__}", name, family))
             return family[name]
     raise InvalidShift(

@@ -74,6 +74,11 @@ def _guarded(command: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         err.print("stopped at once")
         sys.exit(INTERRUPTED)
+    except OSError as error:  # a path that cannot be: too long, forbidden, a file where a folder should be
+        if error.filename is None:
+            raise
+        err.print(f"error: {str(error.filename)!r}: {error.strerror}", markup=False, soft_wrap=True)
+        sys.exit(BAD_INPUT)
     except Exception as error:
         if not _meant_for_a_person(error):
             raise

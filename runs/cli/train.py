@@ -92,8 +92,14 @@ def _start(
     if dry_run:
         _print_plan(plans[0])
         return
+    from ..execute import available_cores
     from ..folder import RunFolder
+    from ..resources import check_disk, check_memory, expected_needs
 
+    needs = expected_needs(plans[0])
+    check_memory(needs, min(jobs or available_cores(), len(plans)))
+    if warning := check_disk(needs, folder, len(plans)):
+        err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     runs = [RunFolder.create(folder, plan.spec, plan.boundaries).path for plan in plans]
     _carry_out(runs, device, jobs=jobs)
 
@@ -181,6 +187,7 @@ def _print_plan(plan: Plan) -> None:
 
     from ..evaluation import expected_cost
     from ..presets import dump
+    from ..resources import expected_needs
 
     out.print(dump(plan.spec), markup=False, soft_wrap=True)
     table = Table("task", "environment", "what it is", "env steps", "from", box=None, pad_edge=False)
@@ -192,6 +199,7 @@ def _print_plan(plan: Plan) -> None:
     out.print(table)
     out.print(f"\n{len(plan.sequence)} tasks, {plan.boundaries[-1]:,} environment steps; nothing was run")
     out.print(str(expected_cost(plan)), soft_wrap=True)
+    out.print(str(expected_needs(plan)), soft_wrap=True)
 
 
 def _print_returns(path: Path) -> None:

@@ -222,7 +222,11 @@ def test_a_fixed_layout_does_not_fix_what_happens_within_the_episode():
             Echo(),
             "std must be a finite number >= 0, got inf",
         ),
-        (lambda env: ObservationScale(env, std="a"), Echo(), "std must be a finite number >= 0, got 'a'"),
+        (
+            lambda env: ObservationScale(env, std="a"),
+            Echo(),
+            "std must be a finite number >= 0 and <= 10, got 'a'",
+        ),
         (
             lambda env: ObservationNoise(env, std=1, ramp=1.5),
             Echo(),
