@@ -33,7 +33,10 @@ def _copied(networks: Networks) -> Copies:
 
 
 class _UpdateNorms:
-    """Lengths of parameter changes over calls of ``train()``, summed between snapshots."""
+    """Lengths of parameter changes over calls of ``train()``, summed between snapshots.
+
+    Such calls lie between rollouts (PPO, DQN) or within them (the classifier), so both ends are looked at.
+    """
 
     def __init__(self) -> None:
         self._before: tuple[Copies, int] | None = None
@@ -42,9 +45,8 @@ class _UpdateNorms:
         self._updates = 0
 
     def before(self, networks: Callable[[], Networks], updates: int, env_steps: int) -> None:
-        """``train()`` may follow: keep a copy, if the last is long ago."""
-        self._before = None
-        if env_steps >= self._next:
+        """``train()`` may follow: keep a copy, unless there is one or the last look was not long ago."""
+        if self._before is None and env_steps >= self._next:
             self._before = _copied(networks()), updates
 
     def after(self, networks: Callable[[], Networks], updates: int, env_steps: int) -> None:
@@ -89,9 +91,9 @@ class SnapshotCallback(BaseCallback):
     ``plasticity/<network>/update_norm`` is measured here as well, from the second snapshot of a ``learn()``
     on: the length of the net change of the network's parameters in one call of the agent's ``train()``, by
     the gradient updates in it. So it is the length of an update where ``train()`` takes one (DQN), and a
-    lower bound of their mean length where it takes many (PPO: all epochs over a rollout). Everything that
-    ``train()`` does to the parameters counts, steps of mitigations too. Mean over the calls since the last
-    snapshot; of calls less than 1,000 environment steps apart, the first.
+    lower bound of their mean length where it takes many (PPO: all epochs over a rollout; the classifier: a
+    rollout). Everything that ``train()`` does to the parameters counts, steps of mitigations too. Mean over
+    the calls since the last snapshot; of calls less than 1,000 environment steps apart, the first.
 
     A task may take several ``learn()``s, one after the other: set ``first`` and ``last`` before each. What is
     remembered from one to the next is ``state`` and ``tensors``, for a process that goes on with the next.
@@ -171,13 +173,18 @@ class SnapshotCallback(BaseCallback):
         self._steps = _UpdateNorms()
 
     def _on_rollout_end(self) -> None:
-        self._steps.before(self._networks, self._gradient_updates(), self.num_timesteps)
+        self._look()
 
     def _on_rollout_start(self) -> None:
-        self._steps.after(self._networks, self._gradient_updates(), self.num_timesteps)
+        self._look()
         if self.every and self._count() - self._updates >= self.every:
             self._updates = self._count()
             self._take(f"update-{self._updates:07d}")
+
+    def _look(self) -> None:
+        """See what the last call of ``train()`` changed, and make ready for the next."""
+        self._steps.after(self._networks, self._gradient_updates(), self.num_timesteps)
+        self._steps.before(self._networks, self._gradient_updates(), self.num_timesteps)
 
     def _on_training_end(self) -> None:
         self._steps.after(self._networks, self._gradient_updates(), self.num_timesteps)

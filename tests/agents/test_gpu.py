@@ -4,7 +4,7 @@ import pytest
 import stable_baselines3
 import torch
 
-from pliant.agents import DQN, L2, PPO, EffectiveRank, effective_rank
+from pliant.agents import AGENTS, DQN, L2, PPO, Classifier, EffectiveRank, effective_rank
 
 pytestmark = [
     pytest.mark.gpu,
@@ -14,6 +14,7 @@ pytestmark = [
 SMALL = {
     PPO: {"n_steps": 32, "batch_size": 8, "n_epochs": 2},
     DQN: {"buffer_size": 60, "learning_starts": 10, "target_update_interval": 20},
+    Classifier: {"batch_size": 8, "updates_per_rollout": 4},
 }
 
 
@@ -28,7 +29,7 @@ def test_agents_equal_stable_baselines3_on_the_gpu(algorithm, toy):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_gather_restores_the_random_state_of_the_gpu(algorithm, toy):
     agent = algorithm("MlpPolicy", toy(), seed=0, device="cuda", **SMALL[algorithm]).learn(64)
     before = torch.cuda.get_rng_state_all()
@@ -37,7 +38,7 @@ def test_gather_restores_the_random_state_of_the_gpu(algorithm, toy):
     assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 def test_mitigations_run_on_the_gpu(algorithm, toy):
     mitigations = [EffectiveRank(1e-3), L2(1e-3)]
     algorithm("MlpPolicy", toy(), device="cuda", mitigations=mitigations, **SMALL[algorithm]).learn(64)

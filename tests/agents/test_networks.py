@@ -10,16 +10,23 @@ from torch import nn
 
 from pliant.agents import (
     ACTIVATIONS,
+    AGENTS,
     DQN,
     FEATURES_EXTRACTORS,
     INITIALISATIONS,
     PPO,
+    Classifier,
     InvalidSetting,
     ScaledFlatten,
     SmallCNN,
     UnsupportedSpace,
 )
 
+SMALL = {
+    PPO: {"n_steps": 16, "batch_size": 8},
+    DQN: {"learning_starts": 5, "buffer_size": 50},
+    Classifier: {"batch_size": 8},
+}
 MINIGRID = spaces.Box(0, 10, (7, 7, 3), np.uint8)
 REDRAWN = [name for name, draw in INITIALISATIONS.items() if draw is not None]
 
@@ -46,12 +53,10 @@ def test_orthogonal_weights_are_orthogonal():
     torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(20), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 @pytest.mark.parametrize("scheme", REDRAWN)
 def test_initialisation_zeroes_biases_and_keeps_the_optimiser_working(algorithm, scheme, toy):
-    settings = (
-        {"n_steps": 16, "batch_size": 8} if algorithm is PPO else {"learning_starts": 5, "buffer_size": 50}
-    )
+    settings = SMALL[algorithm]
     agent = algorithm("MlpPolicy", toy(), initialisation=scheme, seed=0, **settings)
     assert all((layer.bias == 0).all() for layer in layers(agent.policy))
     before = [p.clone() for p in agent.policy.optimizer.param_groups[0]["params"]]
@@ -84,12 +89,10 @@ def test_policies_take_activations_by_name(activation, toy):
     assert all(isinstance(layer, ACTIVATIONS[activation]) for layer in agent.hidden_layers().values())
 
 
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("algorithm", AGENTS.values())
 @pytest.mark.parametrize("extractor", ["flatten", "scaled-flatten", "small-cnn"])
 def test_agents_learn_on_minigrids_pictures_with_every_fitting_extractor(algorithm, extractor, toy):
-    settings = (
-        {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 5, "buffer_size": 50}
-    )
+    settings = SMALL[algorithm]
     agent = algorithm(
         "MlpPolicy",
         toy(MINIGRID),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.agents import DQN, PPO
+from pliant.agents import DQN, PPO, Classifier
 from pliant.diagnostics import SnapshotSettings, errors, take_snapshot
 from pliant.diagnostics.objectives import (
     check_ratios,
@@ -88,9 +88,67 @@ def test_dqns_gauss_newton_is_that_of_its_td_loss():
     assert "switch/q/trainability/verdict" in snapshot.scalars()
 
 
-def test_micro_batches_give_ppos_hessian_of_the_whole_batch():
-    agent = ppo()
-    batch = gathered(agent)
+def classifier(hidden=(6, 5), samples=60):
+    """Of digits, on the first few of their features, and a batch of others."""
+    agent = Classifier(
+        "MlpPolicy",
+        gym.make("pliant/Stream-v0", samples=90, classes=[0, 1, 2], relabel=True),
+        policy_kwargs={"net_arch": list(hidden), "activation_fn": "tanh"},
+        seed=0,
+        device="cpu",
+    )
+    env = gym.make("pliant/Stream-v0", samples=90, classes=[3, 5, 8], relabel=True)
+    return agent, agent.gather(env, samples, seed=3)
+
+
+def test_a_linear_classifiers_curvature_is_that_of_softmax_regression():
+    agent, batch = classifier(hidden=())
+    objective = agent.objectives()["classifier"]
+    with torch.no_grad():
+        p = agent.policy.logits(batch.observations).softmax(1).double()
+    x = torch.nn.functional.pad(batch.observations.double(), (0, 1), value=1.0)  # a one for the bias
+    outer = torch.diag_embed(p) - p[:, :, None] * p[:, None]  # [N, K, K]
+    full = torch.einsum("nkl,nd,ne->kdle", outer, x, x) / len(x)  # [K, D + 1, K, D + 1]
+    weights, biases = slice(None, -1), -1
+    classes, features = 3, 64
+    expected = torch.zeros(classes * (features + 1), classes * (features + 1), dtype=torch.float64)
+    cut = classes * features  # all weights come before all biases
+    expected[:cut, :cut] = full[:, weights, :, weights].reshape(cut, cut)
+    expected[:cut, cut:] = full[:, weights, :, biases].reshape(cut, classes)
+    expected[cut:, :cut] = expected[:cut, cut:].T
+    expected[cut:, cut:] = full[:, biases, :, biases]
+    for operator in ("hessian", "ggn"):
+        found = dense(objective_operator(objective, batch, operator))
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_classifiers_gauss_newton_matrix_is_positive_and_its_gram_matrix_has_its_spectrum():
+    agent, batch = classifier()
+    settings = dataclasses.replace(EVERYTHING, gram_samples=60)
+    snapshot = take_snapshot(agent, batch, settings, strict=True)
+    ggn, gram = (np.sort(snapshot.spectra[f"classifier-{kind}"].nodes[0]) for kind in ("ggn", "gram"))
+    assert ggn.min() > -1e-6 * ggn.max()
+    assert gram == pytest.approx(ggn, abs=1e-5 * ggn.max())
+    assert snapshot.spectra["classifier"].nodes.min() < -1e-4  # the Hessian has negative eigenvalues, too
+    assert "switch/classifier/trainability/verdict" in snapshot.scalars()
+    assert {"plasticity/classifier/0/effective_rank", "plasticity/classifier/weight_norm"} <= set(
+        snapshot.values
+    ) | set(snapshot.scalars())
+
+
+def test_the_classifiers_k_fac_is_exact_for_one_sample():
+    agent, batch = classifier(samples=1)
+    parts = [f"classifier/{layer}" for layer in ("body.0", "body.2", "head")]
+    settings = SnapshotSettings(operators=("ggn", "kfac"), parts=tuple(parts), minibatches=0, features=False)
+    snapshot = take_snapshot(agent, batch, settings, strict=True)
+    for part in parts:
+        exact, factored = (np.sort(snapshot.spectra[f"{part}-{kind}"].nodes[0]) for kind in ("ggn", "kfac"))
+        assert factored == pytest.approx(exact, abs=2e-6 * exact.max())
+
+
+@pytest.mark.parametrize("kind", ["ppo", "classifier"])
+def test_micro_batches_give_the_hessian_of_the_whole_batch(kind):
+    agent, batch = classifier() if kind == "classifier" else ((one := ppo()), gathered(one))
     for objective in agent.objectives().values():
         whole = dense(objective_operator(objective, batch))
         parts = dense(objective_operator(objective, batch, micro_batch=17))
@@ -114,10 +172,10 @@ def convolutional_dqn():
     return agent, agent.gather(make_env(task, seed=1), 16, seed=3)
 
 
-@pytest.mark.parametrize("kind", ["Pendulum-v1", "CartPole-v1", "convolutional"])
+@pytest.mark.parametrize("kind", ["Pendulum-v1", "CartPole-v1", "convolutional", "classifier"])
 def test_batched_products_equal_looped_ones_for_every_objective(kind):
-    if kind == "convolutional":
-        agent, batch = convolutional_dqn()
+    if kind in ("convolutional", "classifier"):
+        agent, batch = convolutional_dqn() if kind == "convolutional" else classifier()
     else:
         agent = ppo(kind)
         batch = gathered(agent, kind)

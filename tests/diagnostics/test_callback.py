@@ -10,7 +10,8 @@ import pytest
 import torch
 from stable_baselines3.common.logger import Figure, KVWriter, Logger
 
-from pliant.agents import DQN, PPO
+from pliant import envs  # noqa: F401 - registers the stream
+from pliant.agents import AGENTS, DQN, PPO, Classifier
 from pliant.diagnostics import Snapshot, SnapshotCallback, SnapshotSettings, errors, what_changed
 from pliant.diagnostics.features import distance, norm
 
@@ -30,19 +31,25 @@ class Recorder(KVWriter):
         pass
 
 
-def agent_of(kind, seed=0):
-    options = (
-        {"n_steps": 32, "batch_size": 16, "n_epochs": 2}
-        if kind is PPO
-        else {"learning_starts": 20, "batch_size": 8}
-    )
-    env = gym.make("CartPole-v1")
-    return kind("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=seed, device="cpu", **options)
+OPTIONS = {
+    PPO: {"n_steps": 32, "batch_size": 16, "n_epochs": 2},
+    DQN: {"learning_starts": 20, "batch_size": 8},
+    Classifier: {"batch_size": 8, "updates_per_rollout": 4},
+}
+
+
+def env_of(kind):
+    return gym.make("pliant/Stream-v0", samples=60) if kind is Classifier else gym.make("CartPole-v1")
+
+
+def agent_of(kind, seed=0, **options):
+    options = {"policy_kwargs": {"net_arch": [8]}, **OPTIONS[kind], **options}
+    return kind("MlpPolicy", env_of(kind), seed=seed, device="cpu", **options)
 
 
 def source(agent, samples=48):
     def fresh():
-        env = gym.make("CartPole-v1")
+        env = env_of(type(agent))
         try:
             return agent.gather(env, samples, seed=5)
         finally:
@@ -51,7 +58,7 @@ def source(agent, samples=48):
     return fresh
 
 
-@pytest.mark.parametrize("kind", [PPO, DQN])
+@pytest.mark.parametrize("kind", AGENTS.values())
 def test_training_is_bit_equal_with_and_without_snapshots(tmp_path, kind):
     def train(snapshots):
         agent = agent_of(kind)
@@ -113,23 +120,32 @@ def test_the_update_norm_is_the_length_of_what_train_changes_by_its_updates(tmp_
     assert taken[1].values["plasticity/critic/update_norm"] > 0
 
 
-def test_with_plain_gradient_descent_dqns_update_norm_is_its_step(tmp_path):
-    agent = DQN(
-        "MlpPolicy",
-        gym.make("CartPole-v1"),
+@pytest.mark.parametrize(
+    ("kind", "network", "options"), [(DQN, "q", {}), (Classifier, "classifier", {"updates_per_rollout": 1})]
+)
+def test_with_plain_gradient_descent_the_update_norm_is_that_of_a_step(tmp_path, kind, network, options):
+    agent = agent_of(
+        kind,
         policy_kwargs={"net_arch": [8], "optimizer_class": torch.optim.SGD},
         learning_rate=0.5,
         max_grad_norm=1e-3,  # so that every step is as long as this allows
-        learning_starts=20,
-        batch_size=8,
-        seed=0,
-        device="cpu",
+        **options,
     )
     taken = []
     agent.learn(
         64, callback=SnapshotCallback(source(agent), tmp_path, settings=SMALL, on_snapshot=taken.append)
     )
-    assert taken[1].values["plasticity/q/update_norm"] == pytest.approx(0.5e-3, rel=1e-2)
+    assert taken[1].values[f"plasticity/{network}/update_norm"] == pytest.approx(0.5e-3, rel=1e-2)
+
+
+def test_the_classifiers_update_norm_is_what_a_rollout_changes_by_its_updates(tmp_path):
+    agent = agent_of(Classifier)
+    taken, before = [], {k: p.detach().clone() for k, p in agent.networks()["classifier"].items()}
+    agent.learn(
+        32, callback=SnapshotCallback(source(agent), tmp_path, settings=SMALL, on_snapshot=taken.append)
+    )
+    expected = distance(agent.networks()["classifier"], before) / 4  # one rollout of four updates
+    assert taken[1].values["plasticity/classifier/update_norm"] == pytest.approx(expected)
 
 
 def test_at_a_switch_the_change_due_to_the_data_is_logged(tmp_path):
