@@ -35,7 +35,18 @@ DQN = {
     **PPO,
     "agent": {"algorithm": "dqn", "learning_starts": 32, "buffer_size": 300, "network": {"hidden": [8]}},
 }
+CLASSIFIER = {
+    **PPO,
+    "tasks": {
+        "env": "pliant/Stream-v0",
+        "kwargs": {"samples": 64, "permute_inputs": {"rule": "seed"}},
+        "length": 256,
+        "count": 3,
+    },
+    "agent": {"algorithm": "classifier", "batch_size": 16, "network": {"hidden": [8]}},
+}
 BOTH = pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+EVERY = pytest.mark.parametrize("table", [PPO, DQN, CLASSIFIER], ids=["ppo", "dqn", "classifier"])
 
 
 def run(out: Path, table: dict, *, stop_after: int | None = None, **changes: object) -> RunFolder:
@@ -128,7 +139,7 @@ def test_the_expected_cost_counts_episodes_at_their_environment_s_time_limit() -
 # How it is played ------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("policy", ["deterministic", "stochastic"])
 def test_an_episode_does_not_depend_on_those_beside_it(table: dict, policy) -> None:
     plan, agent = untrained(table)
@@ -217,7 +228,7 @@ def test_samples_follow_their_distribution() -> None:
 # Within a run ----------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 def test_evaluation_leaves_the_training_as_it_is(tmp_path: Path, table: dict) -> None:
     evaluated = run(tmp_path, table, evaluation={**EVALUATE, "tasks": "all"})
     plain = run(tmp_path, table, evaluation={"tasks": "none"})
@@ -235,7 +246,7 @@ def test_evaluation_leaves_the_training_as_it_is(tmp_path: Path, table: dict) ->
     assert plain.replay_files() == {}
 
 
-@BOTH
+@EVERY
 def test_a_run_writes_a_row_and_a_record_per_episode(tmp_path: Path, table: dict) -> None:
     folder = run(tmp_path, table)
     rows = read_rows(folder.evaluation_file)

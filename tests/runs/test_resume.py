@@ -60,7 +60,26 @@ DQN = {
     },
     "diagnostics": {**MEASURE, "updates": 20},
 }
-TABLES = {"ppo": PPO, "dqn": DQN}
+CLASSIFIER = {
+    **PPO,
+    "tasks": {
+        "env": "pliant/Stream-v0",
+        "kwargs": {"samples": 30, "test_samples": 20, "permute_inputs": {"rule": "seed"}},
+        "length": 320,
+        "count": 2,
+        "shifts": [{"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}}],
+    },
+    "agent": {
+        "algorithm": "classifier",
+        "batch_size": 2,
+        "updates_per_rollout": 16,
+        "learning_rate_end": 1e-5,
+        "new_head": "redraw",
+        "network": {"hidden": [8]},
+    },
+    "diagnostics": {**MEASURE, "updates": 50, "spectrum": {**MEASURE["spectrum"], "method": "lanczos"}},
+}
+TABLES = {"ppo": PPO, "dqn": DQN, "classifier": CLASSIFIER}
 
 
 class Killed(BaseException):
@@ -141,7 +160,7 @@ def die(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, place: Place, *, res
 
 def places(table: dict) -> dict[str, Place]:
     """In such an order that each is reached soon after the checkpoint before the last one."""
-    files = 4 if table is PPO else 5  # two or three and their checksums, and the folder that holds them
+    files = 5 if table is DQN else 4  # two or three and their checksums, and the folder that holds them
     return {
         "before the first checkpoint": Place(checkpoint, "_write_files"),
         "when the untrained agent has played": Place(evaluation, "append_rows"),
@@ -210,7 +229,7 @@ def test_a_folder_that_was_moved_and_a_clock_that_was_set_back_change_nothing(
     assert_equal_runs(whole("ppo"), moved)
 
 
-@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_fresh_agents_and_schedules_over_the_whole_run_survive_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_equal_runs: Compare, table: dict
 ) -> None:
@@ -221,7 +240,9 @@ def test_fresh_agents_and_schedules_over_the_whole_run_survive_too(
     }
     whole, folder = begin(tmp_path / "whole", table, **changes), begin(tmp_path / "stopped", table, **changes)
     go_on(whole, resume=False)
-    calls = 260 if table is PPO else 500  # within the second task, after a checkpoint of it
+    calls = {"ppo": 260, "dqn": 500, "classifier": 240}[
+        table["agent"]["algorithm"]
+    ]  # within the second task, after a checkpoint of it
     die(folder, monkeypatch, Place(training.RunMonitor, "_on_step", calls), resume=False)
     assert 320 < int(folder.checkpoint_list()[-1].name) < 640
     go_on(folder)

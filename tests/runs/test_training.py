@@ -35,6 +35,23 @@ DQN = {
     **PPO,
     "agent": {"algorithm": "dqn", "learning_starts": 32, "buffer_size": 300, "network": {"hidden": [8]}},
 }
+CLASSIFIER = {
+    **PPO,
+    "tasks": {
+        "env": "pliant/Stream-v0",
+        "kwargs": {"samples": 64, "random_labels": {"rule": "seed"}},
+        "length": 256,
+        "count": 2,
+    },
+    "agent": {
+        "algorithm": "classifier",
+        "batch_size": 16,
+        "updates_per_rollout": 4,
+        "network": {"hidden": [8]},
+    },
+    "diagnostics": {**MEASURE, "figures": False, "spectrum": {**MEASURE["spectrum"], "method": "lanczos"}},
+}
+EVERY = pytest.mark.parametrize("table", [PPO, DQN, CLASSIFIER], ids=["ppo", "dqn", "classifier"])
 
 
 def run(out: Path, table: dict, **changes: object) -> RunFolder:
@@ -57,7 +74,7 @@ def assert_equal(one: RunFolder, other: RunFolder) -> None:
         assert getattr(one, file).read_text() == getattr(other, file).read_text()
 
 
-@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+@EVERY
 def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path, table: dict) -> None:
     folder = run(tmp_path, table)
     manifest = folder.read_manifest()
@@ -81,7 +98,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path, table: dict)
     assert sum(row.episodes for row in task_returns(folder)) == len(episodes)
 
 
-@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+@EVERY
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path, table: dict) -> None:
     first, second, other = run(tmp_path, table), run(tmp_path, table), run(tmp_path, table, seed=1)
     assert first.path != second.path
@@ -91,7 +108,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize("table", [PPO, DQN], ids=["ppo", "dqn"])
+@EVERY
 def test_snapshots_leave_the_training_as_it_is(tmp_path: Path, table: dict) -> None:
     with_snapshots = run(tmp_path, table)
     without = run(tmp_path, table, diagnostics={"at": [], "every": 0})
