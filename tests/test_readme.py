@@ -1,5 +1,7 @@
 """What the README says can be done, can be done."""
 
+import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from pliant.envs import SHIFTS
+from pliant.envs.shifts.parameters import PHYSICS
 from pliant.runs import cli
 from pliant.runs.presets import arm_names, preset_names
 
@@ -71,3 +75,41 @@ def test_the_table_of_presets_is_complete() -> None:
 def test_links_and_pictures_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("text", blocks("toml"), ids=lambda text: text.splitlines()[0])
+def test_the_specs_of_the_readme_are_complete(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["train-agent", "mine.toml", "--dry-run"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.train_agent()
+    assert not exit_.value.code
+
+
+def test_the_table_of_shifts_has_every_shift_with_its_parameters_and_defaults() -> None:
+    page = (ROOT / "docs" / "shifts.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \| .* \|$", page, flags=re.MULTILINE))
+    assert list(rows) == list(SHIFTS)
+    for name, cell in rows.items():
+        assert cell == ", ".join(parameters_of(name))
+
+
+def parameters_of(name: str) -> list[str]:
+    """As the table writes them; ``elapsed`` is set by pliant alone."""
+    found = inspect.signature(SHIFTS[name]).parameters
+    return [
+        f"`{key}`"
+        if one.default is one.empty or one.default is None
+        else f"`{key} = {json.dumps(one.default)}`"
+        for key, one in found.items()
+        if key not in ("env", "elapsed")
+    ]
+
+
+def test_the_table_of_physics_has_every_environment_with_its_parameters() -> None:
+    page = (ROOT / "docs" / "shifts.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+Env) \| (.*) \|$", page, flags=re.MULTILINE))
+    assert rows == {env: ", ".join(f"`{name}`" for name in names) for env, names in PHYSICS.items()}
