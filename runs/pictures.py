@@ -461,7 +461,8 @@ def rank_against_return(comparison: Comparison) -> list[Picture]:
             panel.set_title(part)
             panel.set_xlabel(f"{tag_title(tag)} (share of eigenvalues)")
             panel.set_ylabel("return at the end of the task")
-            _legend(panel, len(comparison.arms))
+            if handles := panel.get_legend_handles_labels()[0]:  # beside the points, of which there are many
+                figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3))
         if rows:
             columns = ("arm", "seed", "task", "rank", "low", "high", "return")
             name = f"rank-against-return-{part}"
@@ -530,13 +531,14 @@ def _densities(comparison: Comparison, part: str) -> Picture:
         panel.set_yscale("log")
         rows = _frames(comparison, panel, bulk * np.sinh(grid), curves)
         panel.set_ylim(LOWEST_DENSITY, 2.0 * max(float(curve.max()) for curve in curves.values()))
-        panel.set_xlim(bulk * np.sinh(grid[0]), bulk * np.sinh(grid[-1]))
         panel.set_title(f"{part}: density")
         panel.set_xlabel("eigenvalue")
         panel.set_ylabel("density (log)")
         ticks = _signed_decades(bulk, float(np.abs(extremes).max()))
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.set_xticks([], minor=True)
+        # Last: ticks beyond the data, where there is nothing of that sign, would widen the axis to them.
+        panel.set_xlim(bulk * np.sinh(grid[0]), bulk * np.sinh(grid[-1]))
     columns = ("task", "arm", "seed", "eigenvalue", "density")
     name = f"spectrum-{part}"
     return _picture(figure, name, f"Spectrum: {part}", "", columns, rows)
@@ -696,12 +698,13 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'="[^"]*\d\.\d{3}[^"]*"', lambda m: re.sub(r"(\d\.\d{2})\d+", r"\1", m[0]), svg)
     svg = re.sub(r"\n+\s*", "\n", svg)
-    # Only the frame of the first switch is seen until the slider moves.
+    # Only the frame of the last switch is seen until the slider moves.
+    last = max((int(task) for task in re.findall(rf'<g id="{name}-switch-(\d+)-\d+">', svg)), default=0)
     svg = re.sub(
         rf'<g id="{name}-switch-(\d+)-(\d+)">',
         lambda m: (
             f'<g id="{name}-switch-{m[1]}-{m[2]}" data-switch="{m[1]}"'
-            + (">" if m[1] == "0" else ' style="display:none">')
+            + (">" if int(m[1]) == last else ' style="display:none">')
         ),
         svg,
     )

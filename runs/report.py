@@ -131,6 +131,15 @@ def _content(comparison: Comparison, problems: Sequence[str]) -> dict[str, Any]:
         "matrices": matrices,
         "matrix_tables": [_as_table(picture, comparison.task_count) for picture in matrices],
         "spectra": spectra(comparison),
+        "last_switch": max(
+            (
+                task
+                for run in comparison.runs
+                for (task, when), m in run.moments.items()
+                if when == "init" and m.spectra
+            ),
+            default=0,
+        ),
         "switches": [_task_name(comparison, task) for task in range(comparison.task_count)],
         "against": rank_against_return(comparison),
         "correlations": correlations(comparison),

@@ -28,6 +28,8 @@ _MIN_WIDTH = 320
 """Smaller frames (MiniGrid's) are enlarged, so that a caption fits."""
 _LINE = 18
 _GAP = 6
+_LAST = 1000
+"""Milliseconds that the last frame of a GIF is seen before it begins again."""
 _BOARD_WIDTH, _BOARD_FRAMES = 240, 80
 
 
@@ -172,7 +174,10 @@ def _paletted(frames: Iterable[Image.Image]) -> list[Image.Image]:
 
 
 def _save_gif(target: Any, images: Sequence[Image.Image], fps: float) -> None:
-    images[0].save(target, "GIF", save_all=True, append_images=images[1:], duration=_duration(fps), loop=0)
+    """Write a GIF that runs again and again; its last frame stays for a second, so that the end is seen."""
+    each = _duration(fps)
+    durations: Any = [*([each] * (len(images) - 1)), max(each, _LAST)] if len(images) > 1 else each
+    images[0].save(target, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 def _duration(fps: float) -> int:

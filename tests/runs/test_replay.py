@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pliant.envs import Task, make_env
@@ -421,6 +421,19 @@ def test_a_film_that_is_over_keeps_its_last_frame() -> None:
         (int(frame[0, 0, 0]), int(frame[0, -1, 0])) for frame in side_by_side([frames(1), frames(2, 3, 4)])
     ]
     assert shown == [(1, 2), (1, 3), (1, 4)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_last_frame_of_a_gif_stays_for_a_second(tmp_path: Path, count: int) -> None:
+    # Every frame in the colours of the first, and no two alike: equal ones become one that lasts longer.
+    stripes = np.repeat(np.arange(8, dtype=np.uint8)[:, None, None] * 30, 8, axis=1).repeat(3, axis=2)
+    frames = [np.roll(stripes, shift, axis=0) for shift in range(count)]
+    assert write_video(tmp_path / "film.gif", frames, 20.0) == count
+    durations = []
+    with Image.open(tmp_path / "film.gif") as film:
+        for frame in ImageSequence.Iterator(film):
+            durations.append(frame.info["duration"])
+    assert durations == ([50] if count == 1 else [50, 50, 1000])
 
 
 def test_captions_stand_under_the_frame_and_small_frames_are_enlarged() -> None:

@@ -20,7 +20,7 @@ import torch
 
 from pliant.diagnostics import Snapshot, SnapshotSettings, Spectrum, hessian_spectrum
 from pliant.diagnostics.snapshot import SCHEMA
-from pliant.runs import index, records
+from pliant.runs import index, pictures, records
 from pliant.runs.baseline import find_fresh, fresh_spec, with_baselines
 from pliant.runs.cli import console
 from pliant.runs.comparison import METRICS, Comparison, compare, differences
@@ -395,11 +395,13 @@ def test_the_evaluation_table_and_its_csv_are_the_files_means(
     assert cells == pytest.approx([float(row["return"]) for row in rows], rel=0.005)
 
 
-def test_spectra_have_a_frame_for_every_switch_and_only_the_first_is_seen(parsed: Page) -> None:
+def test_spectra_have_a_frame_for_every_switch_and_only_the_last_is_seen(parsed: Page) -> None:
     frames = [a for tag, a in parsed.elements if tag == "g" and "data-switch" in a]
     assert {a["data-switch"] for a in frames} == {"0", "1", "2"}
     for frame in frames:
-        assert (frame.get("style") == "display:none") == (frame["data-switch"] != "0")
+        assert (frame.get("style") == "display:none") == (frame["data-switch"] != "2")
+    (slider,) = [a for tag, a in parsed.elements if tag == "input"]
+    assert slider["value"] == slider["max"] == "2"
     rows = csv_of(parsed, "epsilon-rank-actor")
     beyond = {
         float(r["epsilon"]): float(r["share_beyond"]) for r in rows if (r["task"], r["arm"]) == ("0", "bp")
@@ -635,6 +637,23 @@ def test_list_names_every_run_and_says_what_is_damaged(command, tmp_path: Path) 
     code, _, err = command("list", tmp_path / "nowhere")
     assert code == console.BAD_INPUT
     assert "there is no folder" in err
+
+
+def test_the_axis_of_a_spectrum_ends_where_the_data_do(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[float, float]] = {}
+    picture = pictures._picture
+
+    def look(figure: Any, name: str, *others: Any, **more: Any) -> Any:
+        seen[name] = figure.axes[0].get_xlim()
+        return picture(figure, name, *others, **more)
+
+    monkeypatch.setattr(pictures, "_picture", look)
+    pictures._densities(comparison, "critic")
+    low, high = seen["spectrum-critic"]
+    assert -1.0 > low > -4.0  # the eigenvalues run from -1 to 50, and a margin on the scale of the axis
+    assert 50.0 < high < 150.0
 
 
 def test_a_narrow_terminal_lists_runs_without_what_their_names_say(
