@@ -18,6 +18,8 @@ from .retention import kept_switches
 from .sizes import available_memory, in_words, item_bytes, listed, require, stored_rows
 from .spec import DQNSpec, PPOSpec, RunSpec
 
+_MOMENTS = {"adam": 2, "adamw": 2, "muon": 2, "kron": 3}
+"""Numbers that an optimiser keeps of each parameter, at most; of SGD, one if it has momentum."""
 _LOG_ROW = 2_500
 """Bytes of a row of the log, in progress.csv and TensorBoard together (30 columns; measured: quickstart)."""
 _PICTURES = 50_000
@@ -53,7 +55,7 @@ def expected_needs(plan: Plan) -> Needs:
     spec = plan.spec
     trained, other = plan.parameters
     networks = 4 * (trained + other)
-    moments = 2 if spec.agent.optimizer.name == "adam" else int(spec.agent.optimizer.momentum > 0)
+    moments = _MOMENTS.get(spec.agent.optimizer.name, int(bool(spec.agent.optimizer.momentum)))
     tensors = networks + 4 * trained * moments
     observation = item_bytes(plan.sequence.observation_space)
     action = item_bytes(plan.sequence.action_space)
