@@ -60,15 +60,14 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-SOME_SLOW = [
-    pytest.param(algorithm, mitigation, marks=() if quick else pytest.mark.slow)
+CASES = [
+    pytest.param(algorithm, name, marks=[] if algorithm == "ppo" or name == "l2" else [pytest.mark.slow])
     for algorithm in TABLES
-    for mitigation in MITIGATIONS
-    for quick in (algorithm == "ppo" or mitigation == "l2",)
+    for name in MITIGATIONS
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "mitigation"), SOME_SLOW)
+@pytest.mark.parametrize(("algorithm", "mitigation"), CASES)
 def test_a_mitigation_goes_on_as_if_it_had_never_been_away(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
