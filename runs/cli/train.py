@@ -25,7 +25,7 @@ def train(
         typer.Argument(help="A shipped preset (see --list) or the path of a TOML file.", show_default=False),
     ] = None,
     arm: Annotated[
-        str | None, typer.Option(help="Named set of mitigations: bp, l2, er, l2-er, reset, ...")
+        str | None, typer.Option(help="Named set of mitigations: bp, l2, er, l2-er, reset, cbp-l2, ...")
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -40,11 +40,11 @@ def test_every_preset_says_what_it_is_and_has_the_paper_s_arm(name: str) -> None
 
 @EVERY
 def test_every_preset_has_every_arm(name: str) -> None:
-    assert {"bp", "l2", "er", "l2-er", "reset"} <= set(arm_names(name))
+    assert {"bp", "l2", "er", "l2-er", "reset", "cbp-l2", "layer-norm-l2", "redo"} <= set(arm_names(name))
     for arm in arm_names(name):
         spec = load_spec(name, arm=arm)
         assert spec.reset == (arm == "reset")
-        assert set(spec.mitigations) <= set(MITIGATIONS)
+        assert set(spec.mitigations) <= MITIGATIONS.keys()
 
 
 @EVERY
@@ -68,6 +68,16 @@ def test_the_paper_s_ant_has_the_paper_s_settings() -> None:
     assert spec.mitigations["effective-rank"]["mode"] == "raw"
     assert spec.mitigations["l2"]["strength"] == 1e-3
     assert load_spec("slippery-ant", arm="er").mitigations["effective-rank"]["step"] == 1e-7
+    both = load_spec("slippery-ant", arm="cbp-l2")
+    assert both.mitigations["continual-backprop"] == {
+        "replacement_rate": 1e-7,
+        "maturity": 10_000,
+        "decay": 0.99,
+    }
+    for arm in ("cbp-l2", "layer-norm-l2", "shrink-and-perturb-l2"):
+        spec = load_spec("slippery-ant", arm=arm)
+        assert spec.agent.optimizer.betas == (0.99, 0.99)
+        assert spec.mitigations["l2"]["strength"] == 1e-3
 
 
 def test_settings_are_laid_over_the_arm_and_typed_by_toml() -> None:
