@@ -21,6 +21,9 @@ from .summary import task_return
 
 InterruptRequested = Callable[[], bool]
 
+_REPORT_EVERY = 0.25
+"""Seconds between two reports of a run."""
+
 _FEATURE_SAMPLES = 512
 """Observations behind a row of feature statistics: enough for layers that wide, cheap beside a rollout."""
 
@@ -116,7 +119,7 @@ class RunMonitor(BaseCallback):
         now = time.monotonic()
         if now < self._next_report and not force:
             return
-        self._next_report = now + 0.25
+        self._next_report = now + _REPORT_EVERY
         self.episodes.flush()
         began, steps_then = self.started
         recent = [result for _, result in self.returns[-20:]]

@@ -30,7 +30,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from .errors import DamagedFile, RunFolderError, SpecError
@@ -131,9 +131,14 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether there is a run at this path, however far it has come."""
-        return (self.path / "manifest.json").exists()
+        return self.manifest_file.exists()
 
     # Where things are --------------------------------------------------------------------------------
+
+    @property
+    def manifest_file(self) -> Path:
+        """What the run says of itself."""
+        return self.path / "manifest.json"
 
     @property
     def spec_file(self) -> Path:
@@ -259,7 +264,7 @@ class RunFolder:
 
     def read_manifest(self) -> dict[str, Any]:
         """What the run says of itself."""
-        path = self.path / "manifest.json"
+        path = self.manifest_file
         try:
             manifest = read_json(path, _LARGEST_MANIFEST)
         except FileNotFoundError:
@@ -272,7 +277,7 @@ class RunFolder:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace what the run says of itself."""
-        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        write_atomically(self.manifest_file, json.dumps(manifest, indent=2) + "\n")
 
     def set_status(self, status: Status, **more: Any) -> None:
         """Record how the run stands, with the time and whatever else is to be said."""
@@ -291,6 +296,19 @@ class RunFolder:
 def run_folders(results: Path) -> list[Path]:
     """The run folders directly under ``results``, readable or not, in order of their names."""
     return sorted(path.parent for path in results.glob("*/manifest.json"))
+
+
+def copying_order(name: str) -> int:
+    """Which files of a run folder come first, so that a copy that is cut off anywhere is one to go on from.
+
+    First what is only ever added to, of which a checkpoint says how much counts; then the checkpoints, of
+    which a damaged one is passed over; last the manifest, without which there is no run.
+
+    Args:
+        name: of a file, relative to its run folder.
+    """
+    first = PurePosixPath(name).parts[0]
+    return {"manifest.json": 2, "checkpoints": 1}.get(first, 0)
 
 
 def write_atomically(path: Path, text: str) -> None:

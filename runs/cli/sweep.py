@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import FAILED, INTERRUPTED, Device, Usage, err, out
+from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out
 
 if TYPE_CHECKING:
+    from ..progress import Reporter
     from ..sweep.drive import Result, Shard
+    from ..sweep.engine import Engine
     from ..sweep.protocol import Sweep
 
 
@@ -36,7 +39,24 @@ def sweep(
         str | None,
         typer.Option("--optuna-storage", metavar="URL", help="A database, or the path of a journal file."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Run on a Ray cluster: auto, host:port, or local for a new one."
+        ),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0.0, help="Ray: cores set aside for a run.")] = 1.0,
+    gpus: Annotated[
+        float, typer.Option(min=0.0, help="Ray: GPUs for a run; 0.25 lets four share one.")
+    ] = 0.0,
+    sync_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Ray: keep runs at a URL on the way (s3://...) if nodes share no disk."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="List the runs and what they will take, and stop.")] = False,
+    data: Data = None,
 ) -> None:
     """Carry out many runs from one file: arms, settings, seeds; or tune every arm and test the best setting.
 
@@ -63,35 +83,54 @@ def sweep(
     if storage is not None and not (definition.tune and definition.tune.method == "optuna"):
         raise Usage("--optuna-storage is for a search with --optuna")
     whole = Sweep(definition, folder, storage)
+    if ray is None and (sync_to is not None or (cpus, gpus) != (1.0, 0.0)):
+        raise Usage("--sync-to, --cpus and --gpus are for runs on a Ray cluster, with --ray")
     whole.check(device)  # everything, before the first file is written
     if dry_run:
         _print_plan(whole, jobs)
         return
-    if resume is None:
-        folder = SweepFolder.take(results, definition)
-    _carry_out(Sweep(definition, folder, storage), part, jobs, device, retries)
+
+    def make_engine(report: Reporter) -> Engine:
+        from ..execute import available_cores
+        from ..sweep.engine import ProcessEngine
+
+        if ray is None:
+            return ProcessEngine(jobs or available_cores(), device, report, retries)
+        from ..sweep.mirror import Mirror
+        from ..sweep.on_ray import RayEngine
+
+        mirror = Mirror(f"{sync_to.rstrip('/')}/{folder.path.name}") if sync_to else None
+        if mirror is not None:
+            mirror.check()
+        return RayEngine(ray, device, report, retries, cpus=cpus, gpus=gpus, mirror=mirror)
+
+    def take_folder() -> None:
+        if resume is None:
+            SweepFolder.take(results, definition)
+        runs, steps = whole.expected()
+        out.print(f"results in {folder.path}: {runs:,} runs, {steps:,} environment steps", soft_wrap=True)
+
+    _carry_out(whole, part, make_engine, take_folder)
 
 
-def _carry_out(whole: Sweep, part: Shard, jobs: int | None, device: Device, retries: int) -> None:
+def _carry_out(
+    whole: Sweep, part: Shard, make_engine: Callable[[Reporter], Engine], take_folder: Callable[[], None]
+) -> None:
     """Run, show the progress, write the tables, say how it ended, and exit with a code that says so."""
-    from ..execute import available_cores
     from ..interrupt import Interrupt
     from ..sweep.drive import drive_sweep
-    from ..sweep.engine import ProcessEngine
     from ..sweep.progress import Tally, watcher
     from ..sweep.tables import write_tables
-
-    runs, steps = whole.expected()
-    out.print(f"results in {whole.folder.path}: {runs:,} runs, {steps:,} environment steps", soft_wrap=True)
 
     def tell() -> None:
         err.print("stopping at the next rollout (Ctrl-C again stops at once)")
 
     with (
-        watcher(out, Tally(runs, steps, whole.known_jobs())) as watch,
+        watcher(out, Tally(*whole.expected(), whole.known_jobs())) as watch,
         Interrupt(tell) as interrupted,
-        ProcessEngine(jobs or available_cores(), device, watch, retries) as engine,
+        make_engine(watch) as engine,
     ):
+        take_folder()  # once it is known that there is something to run on
         result = drive_sweep(whole, engine, watch, interrupted, part)
     write_tables(whole)
     _conclude(whole, result)

@@ -91,6 +91,11 @@ class SweepFolder:
             )
         return folder
 
+    @classmethod
+    def holds(cls, run: Path) -> bool:
+        """Whether the run folder ``run``, which may not be there yet, is within a sweep that can be seen."""
+        return cls(run.parent.parent).is_one
+
     # Where things are --------------------------------------------------------------------------------
 
     @property

@@ -1,5 +1,6 @@
 """A sweep's file: what it may say, and what is said of what it may not."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from pliant.runs.errors import SpecError
 from pliant.runs.sweep.definition import dump_definition, load_definition
+from pliant.runs.sweep.folder import SweepFolder
 from pliant.runs.sweep.jobs import make_job
+from pliant.runs.sweep.protocol import Sweep
 
 Write = Callable[..., Path]
 
@@ -265,3 +268,24 @@ def test_whatever_stands_in_a_file_is_read_or_refused_in_words(
     except SpecError:  # anything else is a traceback, and fails this test
         return
     assert tomllib.loads(dump_definition(definition))["name"] == definition.name
+
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "docs" / "examples").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_of_the_documentation_are_what_they_say(path: Path) -> None:
+    definition = load_definition(path)
+    sweep = Sweep(definition, SweepFolder(Path("nowhere")))
+    runs, _ = sweep.expected()
+    assert set(definition.arms) == {"bp", "l2", "er", "l2-er", "reset"}
+    assert runs == {"cartpole-offset": 5 * 5, "cartpole-offset-tuned": 5 * 12 * 3 + 5 * 10}[path.stem]
+    for job in sweep.known_jobs():
+        assert job.spec.name == "cartpole-offset"
+        assert job.total_steps == 20_480 * (8 if job.path.parent.name == "tuning" else 20)
+
+
+def test_the_toml_of_the_documentation_is_understood(write: Write) -> None:
+    text = (EXAMPLES[0].parents[1] / "sweeps.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert [load_definition(write(block)).tune is None for block in blocks] == [True, False]
