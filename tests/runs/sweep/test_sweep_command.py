@@ -159,7 +159,7 @@ def test_a_tuned_sweep_ends_with_its_tests_and_reports_them_alone(
     tests = run_folders(folder.runs)
     assert {RunFolder.open(path).read_spec().seed for path in tests} == {0}
     code, said, _ = pliant("compare", folder.path)
-    assert re.search(r"metric +bp +l2\n", said)
+    assert re.search(r"metric +bp .*l2", said)
     assert said.count("(1)") >= 2  # one test seed each
     code, said, _ = pliant("list", folder.path)
     assert all(path.name in said for path in (*tests, *run_folders(folder.tuning)))
