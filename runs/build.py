@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ..agents import DQN, MITIGATIONS, OPTIMIZERS, PPO, Agent, Classifier, Mitigation
@@ -62,27 +63,34 @@ def choose_device(wanted: str, spec: RunSpec) -> torch.device:
 
 def build_agent(spec: RunSpec, env: VecEnv, *, seed: int, device: torch.device) -> Agent:
     """A fresh agent for ``env``; global random states are seeded with ``seed``, as SB3 does."""
+    arguments = sb3_arguments(spec, env, seed=seed, device=device)
+    arguments |= {
+        "mitigations": build_mitigations(spec),
+        "initialisation": spec.agent.network.initialisation,
+    }
+    if isinstance(spec.agent, DQNSpec):
+        return DQN(**arguments)
+    if isinstance(spec.agent, ClassifierSpec):
+        return Classifier(**arguments)
+    return PPO(**arguments)
+
+
+def sb3_arguments(spec: RunSpec, env: VecEnv, *, seed: int, device: torch.device) -> dict[str, Any]:
+    """What the constructor of the agent is given that it has from stable-baselines3."""
     settings = spec.agent
-    common: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "policy": "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy",
         "env": env,
         "learning_rate": _learning_rate(settings),
         "max_grad_norm": settings.max_grad_norm,
         "policy_kwargs": _policy_kwargs(settings, env),
-        "mitigations": build_mitigations(spec),
-        "initialisation": settings.network.initialisation,
         "seed": seed,
         "device": device,
     }
     if isinstance(settings, DQNSpec):
-        return DQN(
-            n_steps=settings.n_step_returns,
-            **_fields(settings, set(DQNSpec.model_fields) - {"n_step_returns"}),
-            **common,
-        )
-    if isinstance(settings, ClassifierSpec):
-        return Classifier(**_fields(settings, set(ClassifierSpec.model_fields)), **common)
-    return PPO(**_fields(settings, set(PPOSpec.model_fields)), **common)
+        fields = _fields(settings, set(DQNSpec.model_fields) - {"n_step_returns"})
+        return arguments | fields | {"n_steps": settings.n_step_returns}
+    return arguments | _fields(settings, set(type(settings).model_fields))
 
 
 def build_mitigations(spec: RunSpec) -> list[Mitigation]:
@@ -153,12 +161,7 @@ def _learning_rate(settings: AgentSpec) -> Any:
     end = settings.learning_rate_end
     if end is None:
         return settings.learning_rate
-    start = settings.learning_rate
-
-    def linear(progress_remaining: float) -> float:
-        return end + (start - end) * progress_remaining
-
-    return linear
+    return LinearSchedule(settings.learning_rate, end, end_fraction=1.0)
 
 
 def _policy_kwargs(settings: AgentSpec, env: VecEnv) -> dict[str, Any]:

@@ -243,17 +243,40 @@ def load_checkpoint(path: Path, agent: Agent, run: str = "") -> Position:
         return Position(**state.position.model_dump(), tensors=below("beside/", tensors))
 
 
-def load_networks(path: Path, agent: Agent) -> None:
+def load_networks(path: Path, agent: Agent, *, optimizer: bool = False) -> None:
     """Only the networks of a checkpoint, to look at them; of a checkpoint without checksums, too.
+
+    Args:
+        path: of the checkpoint.
+        agent: whose networks they become.
+        optimizer: load the optimiser and the counters as well; this needs the checksums.
 
     Raises:
         DamagedFile: the file is missing or damaged.
         RunFolderError: it belongs to another agent.
     """
     with _named(path):
-        if (path / _CHECKSUMS).exists():
-            _verify(path, [_TENSORS], agent)
-        agent.policy.load_state_dict(below("policy/", read_tensors(path / _TENSORS, agent, "policy/")))
+        if optimizer or (path / _CHECKSUMS).exists():
+            _verify(path, [_TENSORS, *([_STATE] if optimizer else [])], agent)
+        tensors = read_tensors(path / _TENSORS, agent, "" if optimizer else "policy/")
+        if optimizer:
+            state = _State.model_validate_json(read_text(path / _STATE, _LARGEST_STATE))
+            check_options(state.optimizer_groups, agent)
+            agent.policy.optimizer.load_state_dict(optimizer_state(state.optimizer_groups, tensors))
+            for name in ("num_timesteps", "_n_updates"):
+                setattr(agent, name, state.counters[name])
+        agent.policy.load_state_dict(below("policy/", tensors))
+
+
+def load_initial(path: Path, agent: Agent) -> None:
+    """The networks in ``path``, for an agent that begins with those of another.
+
+    Raises:
+        DamagedFile: the file is missing or damaged.
+        RunFolderError: it belongs to another agent.
+    """
+    with _named(path):
+        agent.policy.load_state_dict(below("policy/", read_tensors(path, agent, "policy/")))
 
 
 class _Record(BaseModel):
@@ -311,7 +334,7 @@ class _Checksums(_Record):
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Whatever is wrong within the block is said of this checkpoint."""
-    text = f"the checkpoint {str(path)!r} cannot be used: "
+    text = f"{'the checkpoint ' if path.suffix == '' else ''}{str(path)!r} cannot be used: "
     try:
         yield
     except ValidationError as error:

@@ -29,6 +29,10 @@ class TooLarge(RunError):
     """A run that needs more memory or disk than there is, found out before it starts."""
 
 
+class Sb3FileError(RunError):
+    """A file of stable-baselines3 that is not trusted, not understood, or cannot be made of this agent."""
+
+
 class Incomparable(RunError):
     """Runs that cannot stand side by side in one report."""
 

@@ -4,6 +4,7 @@
 
     results/<run id>/
         run.toml         the resolved spec
+        initial.safetensors  networks to begin with, if they came from elsewhere
         manifest.json    schema version, status, seed, versions, git commit, command line
         progress.csv     one row per log entry, over environment steps
         episodes.csv     one row per training episode
@@ -144,6 +145,11 @@ class RunFolder:
     def spec_file(self) -> Path:
         """The resolved spec."""
         return self.path / "run.toml"
+
+    @property
+    def initial_file(self) -> Path:
+        """The networks that the agent begins with, if they came from elsewhere."""
+        return self.path / "initial.safetensors"
 
     @property
     def progress_file(self) -> Path:

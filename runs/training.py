@@ -27,7 +27,7 @@ from ..agents import Agent, AgentError, NonFiniteLoss
 from ..diagnostics import SnapshotCallback
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .callbacks import InterruptRequested, RunMonitor
-from .checkpoint import Position, load_newest, save_checkpoint
+from .checkpoint import Position, load_initial, load_newest, save_checkpoint
 from .errors import DiskFull, RunError, RunFolderError, RunInterrupted
 from .evaluation import evaluate_scheduled, forget_after, log_evaluation, log_videos
 from .folder import RunFolder
@@ -173,6 +173,8 @@ class _Trainer:
         env = vector_env(self.plan.sequence[task], self.spec.agent.n_envs, 0)
         seed = derive_seed(self.spec.seed, "agent", task)
         self.agent = build_agent(self.spec, env, seed=seed, device=self.plan.device)
+        if task == 0 and self.folder.initial_file.exists():
+            load_initial(self.folder.initial_file, self.agent)
 
     def _train_task(self, index: int, resumed: Position | None) -> None:
         """Train on task ``index``, from its beginning or from a checkpoint within it."""

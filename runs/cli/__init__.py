@@ -16,6 +16,7 @@ import typer
 from .compare import compare
 from .console import BAD_INPUT, INTERRUPTED, Usage, err, out
 from .evaluate import evaluate
+from .export import export
 from .list import list_runs
 from .measure import measure
 from .replay import replay
@@ -46,6 +47,7 @@ app.command(name="sweep")(sweep)
 app.command(name="measure")(measure)
 app.command(name="evaluate")(evaluate)
 app.command(name="replay")(replay)
+app.command(name="export")(export)
 app.command(name="report")(report)
 app.command(name="compare")(compare)
 app.command(name="list")(list_runs)

@@ -15,6 +15,8 @@ from ..seeds import parse_seeds
 from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..execute import Outcome
     from ..plan import Plan
 
@@ -45,13 +47,20 @@ def train(
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     list_presets: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved spec and the tasks, and stop.")] = False,
+    from_sb3: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Begin with the networks of a zip of stable-baselines3."),
+    ] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="You trust whoever made the file of --from-sb3.")
+    ] = False,
     data: Data = None,
 ) -> None:
     """Train an agent through a sequence of shifting environments."""
     if list_presets:
         _print_presets()
     elif resume is not None:
-        _resume(resume, device, preset, arm, settings, seed, seeds)
+        _resume(resume, device, preset, arm, settings, seed, seeds, from_sb3)
     elif preset is None:
         raise Usage(
             "name a preset, for example `train-agent quickstart`; `train-agent --list` shows them all"
@@ -68,6 +77,7 @@ def train(
             device,
             folder,
             dry_run,
+            None if from_sb3 is None else (from_sb3, trust_pickle),
         )
 
 
@@ -80,6 +90,7 @@ def _start(
     device: Device,
     folder: Path,
     dry_run: bool,
+    from_sb3: tuple[Path, bool] | None,
 ) -> None:
     from ..presets import load_spec
 
@@ -89,6 +100,7 @@ def _start(
     from ..plan import make_plan
 
     plans = [make_plan(spec, device) for spec in specs]
+    networks = None if from_sb3 is None else _networks(plans[0], *from_sb3)
     if dry_run:
         _print_plan(plans[0])
         return
@@ -101,7 +113,21 @@ def _start(
     if warning := check_disk(needs, folder, len(plans)):
         err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     runs = [RunFolder.create(folder, plan.spec, plan.boundaries).path for plan in plans]
+    if networks is not None:
+        from ..sb3 import begin_with
+
+        for run in runs:
+            begin_with(RunFolder(run), networks)
     _carry_out(runs, device, jobs=jobs)
+
+
+def _networks(plan: Plan, path: Path, trusted: bool) -> dict[str, Tensor]:
+    """Those of a file of stable-baselines3, to begin with."""
+    from ..sb3 import read_sb3_networks
+
+    if plan.spec.reset:
+        raise Usage("--from-sb3 gives networks to begin with, but reset = true makes new ones at every task")
+    return read_sb3_networks(path, plan, trusted=trusted)
 
 
 def _resume(path: Path, device: Device, *others: object) -> None:
