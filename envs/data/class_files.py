@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedData, MissingData
+from ..errors import DamagedData, InvalidTask, MissingData
 from .data_set import DataSet, Index, Split, training_size
 from .places import elsewhere
 
@@ -63,10 +63,16 @@ def load_class_files(name: str, folder: Path, split: Split) -> DataSet:
     """Open the folder that ``name`` (``folder:<sub-folder>``) means, or the folder ``classes`` in it.
 
     Raises:
+        InvalidTask: ``name`` leads out of the folder of data sets.
         MissingData: There are no ``.npy`` files.
         DamagedData: A file is damaged.
     """
-    place = folder / name.partition(":")[2]
+    inside = Path(name.partition(":")[2])
+    if inside.is_absolute() or ".." in inside.parts:
+        raise InvalidTask(
+            f"data = {name!r}: expected a folder below that of the data sets; name theirs with --data DIR"
+        )
+    place = folder / inside
     for candidate in (place, place / "classes"):
         paths = [path for path in candidate.glob("*.npy") if path.is_file()]
         if paths:

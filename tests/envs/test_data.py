@@ -3,10 +3,14 @@
 import gzip
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import datasets
 from sklearn.utils import Bunch
 
@@ -14,7 +18,7 @@ from pliant.envs import DamagedData, InvalidTask, MissingData
 from pliant.envs.data import DATA_SETS, load_data
 from pliant.envs.data.cifar import CIFAR_DATA
 from pliant.envs.data.data_set import split_by_class
-from pliant.envs.data.idx import IDX_DATA
+from pliant.envs.data.idx import IDX_DATA, read_idx
 
 RNG = np.random.default_rng(0)
 
@@ -211,6 +215,15 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_name():
             load_data(name, "train")
 
 
+@pytest.mark.parametrize("name", ["folder:/etc", "folder:../x", "folder:x/../../y"])
+def test_a_folder_outside_that_of_the_data_sets_is_refused(name, tmp_path):
+    (tmp_path / "x").mkdir()
+    np.save(tmp_path / "x" / "0.npy", np.zeros((7, 2), np.uint8))
+    (tmp_path / "data" / "x").mkdir(parents=True)
+    with pytest.raises(InvalidTask, match="expected a folder below that of the data sets"):
+        load_data(name, "train", str(tmp_path / "data"))
+
+
 def spoil(path: Path, change) -> None:
     path.write_bytes(change(path.read_bytes()))
 
@@ -309,6 +322,20 @@ def test_a_damaged_cifar_file_is_named_with_what_is_wrong(change, message, tmp_p
     with pytest.raises(DamagedData, match=message) as refusal:
         load_data("cifar100", "train", str(tmp_path))
     assert "train.bin" in str(refusal.value)
+
+
+VALID = idx(np.arange(24).reshape(2, 3, 4))
+
+
+@given(st.binary(max_size=8), st.integers(0, len(VALID)), st.integers(0, 8), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_whatever_bytes_a_file_has_it_is_an_array_or_refused(inserted, at, left_out, zipped):
+    content = VALID[:at] + inserted + VALID[at + left_out :]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / ("x.gz" if zipped else "x")
+        path.write_bytes(gzip.compress(content) if zipped else content)
+        with suppress(DamagedData):
+            assert idx(read_idx(path, 3)) == content
 
 
 class Bomb:

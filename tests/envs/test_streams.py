@@ -4,6 +4,7 @@ import inspect
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -21,6 +24,7 @@ from pliant.envs import (
     EnvError,
     InvalidShift,
     InvalidTask,
+    MissingData,
     Samples,
     SequenceSpec,
     Stream,
@@ -308,6 +312,43 @@ def test_what_cannot_be_is_refused_with_the_reason(case):
     assert message in str(refusal.value)
     with pytest.raises(EnvError, match=r"tasks\[0\]: pliant/Stream-v0: "):
         TaskSequence([Task(env="pliant/Stream-v0", kwargs=kwargs, length=1)])
+
+
+SEED = st.integers(-1, 3)
+SHARE = st.floats(-0.1, 1.1) | st.just(float("nan"))
+# What can be, and a little of what cannot.
+ANYTHING: dict[str, st.SearchStrategy[Any]] = {
+    "data": st.sampled_from(["digits", "digits", "digits", "digit", "mnist", "folder:x", 3]),
+    "split": st.sampled_from(["train", "test", "both"]),
+    "classes": st.lists(st.integers(-1, 10), max_size=4) | st.just([3, 8]),
+    "relabel": st.booleans(),
+    "samples": st.sampled_from([1, 40, 1545, 1546, 0, 2.5]),
+    "test_samples": st.sampled_from([1, 40, 252, 253]),
+    "sample_seed": SEED,
+    "permute_inputs": SEED,
+    "permuted_share": SHARE,
+    "rotation": st.floats(-400, 400) | st.just(float("inf")),
+    "shuffle_labels": SEED,
+    "random_labels": SEED,
+    "label_noise": SHARE,
+    "noise_seed": SEED,
+    "shape": st.sampled_from(["flat", "image", "square"]),
+    "normalise": st.booleans(),
+    "reward": st.sampled_from(["one", "accuracy", 1]),
+    "data_dir": st.sampled_from(["nowhere", 3]),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=ANYTHING))
+@settings(max_examples=200, deadline=None)
+def test_whatever_the_arguments_a_stream_is_sound_or_refused(kwargs):
+    assert ANYTHING.keys() == Variation.model_fields.keys()
+    with suppress(InvalidTask, MissingData):
+        env = Stream(**kwargs)
+        data = env.samples
+        assert len(data.inputs) == len(data.labels) == env.max_steps > 0
+        assert env.observation_space.contains(data.inputs[0])
+        assert set(data.labels) <= set(data.classes) <= set(range(env.action_space.n))
 
 
 @pytest.mark.parametrize(("features", "square"), [(6, False), (9, True)])
