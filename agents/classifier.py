@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
+from contextlib import nullcontext
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from stable_baselines3.common.utils import safe_mean
 from torch import Tensor, nn
 
 from .base import Agent, scalars
+from .batch_norm import BatchNorm2d, batch_norms, by_minibatch, learning
 from .classifier_policy import ClassifierPolicy
 from .errors import AgentError, InvalidSetting, UnsupportedSpace
 from .features import hidden_activations
@@ -42,6 +44,9 @@ class Classifier(Agent, BaseAlgorithm):
       the number of samples. A pass ends with a smaller minibatch where the size does not divide it.
     - A *rollout* is ``updates_per_rollout`` gradient updates (fewer where ``learn()`` ends): between two of
       them callbacks may stop, log, save; the learning rate follows its schedule from one to the next.
+    - A network with batch norm (``"resnet-18"``) normalises minibatches by themselves in training, and in
+      `loss` and `features` groups of as many samples, so that what is measured is what is trained; see
+      `batch_norm`. It predicts by the running statistics, which only training moves.
     - The order of the samples is a function of the environment's seed: pass after pass
       ``env.np_random.permutation(N)``, from the reset with which ``learn()`` begins after ``set_env()``.
 
@@ -121,11 +126,16 @@ class Classifier(Agent, BaseAlgorithm):
         self.new_head = new_head
         self.present_classes_only = present_classes_only
         self._passes: Passes | None = None
+        self._norms: list[BatchNorm2d] = []
         self._correct = 0  # predictions of the pass under way
         if self.env is not None:
             _check_spaces(self.observation_space, self.action_space)
         if _init_setup_model:
             self._setup_model()
+
+    def _remodel(self) -> None:
+        super()._remodel()
+        self._norms = batch_norms(self.policy)
 
     def _build(self) -> None:
         self._setup_lr_schedule()
@@ -159,8 +169,15 @@ class Classifier(Agent, BaseAlgorithm):
         return Loss(total, {"cross_entropy": total}, {}, logits.detach())
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
-        logits = self.policy.logits(batch.observations)
+        logits = self._forward(batch.observations)
         return logits if batch.classes is None else logits[:, batch.classes.index]
+
+    def _forward(self, observations: Tensor) -> Tensor:
+        """All logits ``[B, classes]``, as training sees them."""
+        if not self._norms:
+            return self.policy.logits(observations)
+        with by_minibatch(self._norms, self.batch_size):
+            return self.policy.logits(observations)
 
     # Training ---------------------------------------------------------------------------------------------
 
@@ -210,7 +227,7 @@ class Classifier(Agent, BaseAlgorithm):
         parameters = list(policy.parameters())
         going, ended = np.array([False]), np.array([True])
         history: dict[str, list[float]] = defaultdict(list)
-        tally = _Tally()
+        tally, alone = _Tally(), nullcontext()
         self._update_learning_rate(policy.optimizer)
         callback.on_rollout_start()
 
@@ -225,7 +242,8 @@ class Classifier(Agent, BaseAlgorithm):
             for mitigation in mitigations:
                 mitigation.before_update(self, update)
 
-            loss = self.loss(batch)
+            with learning(self._norms) if self._norms else alone:
+                loss = self.loss(batch)
             penalties = self._penalties(batch.observations, loss)
             numbers = scalars({"loss": loss.total, **penalties})
             self._require_finite(numbers, numbers)
@@ -325,7 +343,7 @@ class Classifier(Agent, BaseAlgorithm):
         self._passes = None
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_passes"]
+        return [*super()._excluded_save_params(), "_passes", "_norms"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
@@ -397,7 +415,7 @@ class Classifier(Agent, BaseAlgorithm):
 
     def _forward_hidden(self, observations: Observations) -> None:
         assert isinstance(observations, Tensor)
-        self.policy.logits(observations)
+        self._forward(observations)
 
 
 class _Tally:

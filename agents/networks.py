@@ -6,13 +6,9 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import gymnasium
-import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.preprocessing import (
     get_flattened_obs_dim,
-    is_image_space,
-    is_image_space_channels_first,
 )
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -22,7 +18,9 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
-from .errors import InvalidSetting, UnsupportedSpace
+from .errors import InvalidSetting
+from .pictures import Pictures, bounds
+from .resnet import ResNet18
 
 T = TypeVar("T")
 
@@ -81,23 +79,6 @@ def initialise(module: nn.Module, scheme: str) -> None:
                 layer.bias.zero_()
 
 
-def _bounds(space: gymnasium.Space[Any]) -> tuple[Tensor, Tensor]:
-    """Lower bound and range of each entry as it arrives at an extractor; 0 and 1 where it needs no scaling.
-
-    Entries are left alone where a bound is infinite (or so large that the range overflows float32), and when
-    SB3 has scaled the space already (pictures with bounds 0 and 255).
-    """
-    if not isinstance(space, spaces.Box) or is_image_space(space):
-        shape = (get_flattened_obs_dim(space),) if not isinstance(space, spaces.Box) else space.shape
-        return torch.zeros(shape), torch.ones(shape)
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        extent = high - low
-    usable = (extent > 0) & (extent < np.finfo(np.float32).max)
-    low, extent = np.where(usable, low, 0.0), np.where(usable, extent, 1.0)
-    return torch.as_tensor(low, dtype=torch.float32), torch.as_tensor(extent, dtype=torch.float32)
-
-
 class ScaledFlatten(BaseFeaturesExtractor):
     """Flatten the observation, each entry scaled by the space's finite bounds to [0, 1].
 
@@ -110,7 +91,7 @@ class ScaledFlatten(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: gymnasium.Space[Any]) -> None:
         super().__init__(observation_space, get_flattened_obs_dim(observation_space))
-        low, extent = _bounds(observation_space)
+        low, extent = bounds(observation_space)
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("extent", extent, persistent=False)
 
@@ -119,7 +100,7 @@ class ScaledFlatten(BaseFeaturesExtractor):
         return ((observations - self.low) / self.extent).flatten(start_dim=1)
 
 
-class SmallCNN(BaseFeaturesExtractor):
+class SmallCNN(Pictures):
     """Convolutional, for pictures as small as 4x4: MiniGrid's have 7x7, and SB3's NatureCNN needs 36x36.
 
     Three 2x2 convolutions of 16, 32 and 64 channels and a linear layer, all followed by the activation: the
@@ -136,44 +117,26 @@ class SmallCNN(BaseFeaturesExtractor):
         UnsupportedSpace: the space is no picture, or is smaller than 4x4.
     """
 
-    low: Tensor
-    extent: Tensor
-
     def __init__(
         self,
         observation_space: gymnasium.Space[Any],
         features_dim: int = 128,
         activation_fn: str | type[nn.Module] = "relu",
     ) -> None:
-        super().__init__(observation_space, features_dim)
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
-            raise UnsupportedSpace(
-                f"SmallCNN needs a Box of shape (height, width, channels), not {observation_space}. "
-                "Use the features extractor 'scaled-flatten' for it."
-            )
-        self.channels_first = is_image_space_channels_first(observation_space)
-        shape = observation_space.shape
-        channels, height, width = shape if self.channels_first else (shape[2], *shape[:2])
-        if min(height, width) < 4:
-            raise UnsupportedSpace(f"SmallCNN needs pictures of at least 4x4, not {height}x{width}.")
+        super().__init__(observation_space, features_dim, smallest=4)
         activation = named(ACTIVATIONS, activation_fn, "activation_fn")
-        low, extent = _bounds(observation_space)
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("extent", extent, persistent=False)
         self.cnn = nn.Sequential(
-            *(nn.Conv2d(channels, 16, kernel_size=2), activation()),
+            *(nn.Conv2d(self.channels, 16, kernel_size=2), activation()),
             *(nn.Conv2d(16, 32, kernel_size=2), activation()),
             *(nn.Conv2d(32, 64, kernel_size=2), activation()),
             nn.Flatten(),
         )
-        self.linear = nn.Sequential(nn.Linear(64 * (height - 3) * (width - 3), features_dim), activation())
+        positions = (self.height - 3) * (self.width - 3)
+        self.linear = nn.Sequential(nn.Linear(64 * positions, features_dim), activation())
 
     def forward(self, observations: Tensor) -> Tensor:
         """``[B, H, W, C]`` or ``[B, C, H, W]`` ``-> [B, features_dim]``."""
-        pictures = (observations - self.low) / self.extent
-        if not self.channels_first:
-            pictures = pictures.movedim(-1, 1)
-        features: Tensor = self.linear(self.cnn(pictures))
+        features: Tensor = self.linear(self.cnn(self.scaled(observations)))
         return features
 
 
@@ -231,6 +194,7 @@ FEATURES_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
     "small-cnn": SmallCNN,
     "pooled-cnn": PooledCNN,
     "nature-cnn": NatureCNN,
+    "resnet-18": ResNet18,
     "combined": CombinedExtractor,
 }
 
