@@ -6,7 +6,7 @@ import time
 
 import torch
 
-TABLES = ("training", "agents", "spectra", "report", "evaluation", "checkpoint", "sweep", "classifier")
+TABLES = ("training", "agents", "spectra", "report", "evaluation", "checkpoint")
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -166,3 +166,20 @@ def test_ten_kills_at_random_moments_change_nothing(
         assert_equal_runs(whole, folder)
     told = ", ".join(f"{count} in {place}" for place, count in met.most_common())
     print(f"{name}: {KILLS} kills in {runs} runs of {duration:.0f} s: {told}")
+
+
+def test_a_second_process_is_refused_and_the_first_does_not_notice(
+    tmp_path: Path, assert_equal_runs: Callable[[RunFolder, RunFolder], None]
+) -> None:
+    trace, runs = tmp_path / "trace", []
+    for name in ("alone", "disturbed"):
+        process, folder = new_run(tmp_path / name, CASES["dqn-minigrid"], trace)
+        if name == "disturbed":
+            second = start(tmp_path / "other trace", "--resume", folder.path)
+            _, errors = second.communicate(timeout=120)
+            assert second.returncode == 1
+            assert f"is in use by process {process.pid} on " in " ".join(errors.decode().split())
+            assert process.poll() is None
+        finish(process)
+        runs.append(folder)
+    assert_equal_runs(*runs)
