@@ -19,7 +19,7 @@ from stable_baselines3.common.torch_layers import (
 from torch import Tensor, nn
 
 from .errors import InvalidSetting
-from .pictures import Pictures, bounds
+from .pictures import Pictures, bounds, picture_shape
 from .resnet import ResNet18
 
 T = TypeVar("T")
@@ -161,18 +161,8 @@ class PooledCNN(BaseFeaturesExtractor):
     def __init__(
         self, observation_space: gymnasium.Space[Any], activation_fn: str | type[nn.Module] = "relu"
     ) -> None:
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
-            raise UnsupportedSpace(
-                f"PooledCNN needs a Box of shape (channels, height, width), not {observation_space}. Give a "
-                "stream shape = 'image', or use the features extractor 'flatten'."
-            )
-        first = is_image_space_channels_first(observation_space)
-        shape = observation_space.shape
-        channels, height, width = shape if first else (shape[2], *shape[:2])
-        if min(height, width) < 8:
-            raise UnsupportedSpace(f"PooledCNN needs pictures of at least 8x8, not {height}x{width}.")
+        self.channels_first, channels, height, width = picture_shape(observation_space, "PooledCNN", 8)
         super().__init__(observation_space, 128 * (height // 8) * (width // 8))
-        self.channels_first = first
         activation = named(ACTIVATIONS, activation_fn, "activation_fn")
         self.cnn = nn.Sequential(
             *(nn.Conv2d(channels, 32, kernel_size=5, padding="same"), activation(), nn.MaxPool2d(2)),

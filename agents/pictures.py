@@ -34,6 +34,31 @@ def bounds(space: gymnasium.Space[Any]) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(low, dtype=torch.float32), torch.as_tensor(extent, dtype=torch.float32)
 
 
+def picture_shape(space: gymnasium.Space[Any], name: str, smallest: int) -> tuple[bool, int, int, int]:
+    """Whether the channels come first, then channels, height and width. The smallest axis is the channels.
+
+    Args:
+        space: of the observations.
+        name: of the network that wants to know.
+        smallest: pixels that each side needs.
+
+    Raises:
+        UnsupportedSpace: the space is no picture, or too small a one.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        raise UnsupportedSpace(
+            f"{name} needs a Box of shape (height, width, channels) or (channels, height, width), not "
+            f"{space}. Use the features extractor 'scaled-flatten' for it, or give a stream shape = 'image'."
+        )
+    first = is_image_space_channels_first(space)
+    channels, height, width = space.shape if first else (space.shape[2], *space.shape[:2])
+    if min(height, width) < smallest:
+        raise UnsupportedSpace(
+            f"{name} needs pictures of at least {smallest}x{smallest}, not {height}x{width}."
+        )
+    return first, channels, height, width
+
+
 class Pictures(BaseFeaturesExtractor):
     """Base of features extractors for pictures, channels last or first (the smallest axis is the channels).
 
@@ -51,20 +76,8 @@ class Pictures(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: gymnasium.Space[Any], features_dim: int, smallest: int) -> None:
         super().__init__(observation_space, features_dim)
-        name = type(self).__name__
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
-            raise UnsupportedSpace(
-                f"{name} needs a Box of shape (height, width, channels), not {observation_space}. "
-                "Use the features extractor 'scaled-flatten' for it."
-            )
-        self.channels_first = is_image_space_channels_first(observation_space)
-        shape = observation_space.shape
-        channels, height, width = shape if self.channels_first else (shape[2], *shape[:2])
-        if min(height, width) < smallest:
-            raise UnsupportedSpace(
-                f"{name} needs pictures of at least {smallest}x{smallest}, not {height}x{width}."
-            )
-        self.channels, self.height, self.width = channels, height, width
+        shape = picture_shape(observation_space, type(self).__name__, smallest)
+        self.channels_first, self.channels, self.height, self.width = shape
         low, extent = bounds(observation_space)
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("extent", extent, persistent=False)

@@ -13,12 +13,22 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from ..agents import DQN, MITIGATIONS, OPTIMIZERS, PPO, Agent, Classifier, Mitigation
+from ..agents import (
+    DQN,
+    FEATURES_EXTRACTORS,
+    MITIGATIONS,
+    OPTIMIZERS,
+    PPO,
+    Agent,
+    Classifier,
+    Mitigation,
+)
+from ..agents.batch_norm import batch_norms
 from ..diagnostics import SnapshotSettings
 from ..envs import EnvError, Task, TaskSequence, make_env
 from .errors import DeviceError, SpecError
 from .presets import did_you_mean
-from .spec import AgentSpec, ClassifierSpec, DQNSpec, OptimizerSpec, PPOSpec, RunSpec
+from .spec import AgentSpec, ClassifierSpec, DQNSpec, NetworkSpec, OptimizerSpec, PPOSpec, RunSpec
 
 _FLATTENING = ("flatten", "scaled-flatten", "combined")
 
@@ -137,6 +147,20 @@ def check_algorithm_fits(spec: RunSpec, sequence: TaskSequence) -> None:
         _check_samples(sequence)
 
 
+def check_measurement_fits(spec: RunSpec, agent: Agent) -> None:
+    """Refuse micro-batches that would change the loss of a network with batch norm.
+
+    Raises:
+        SpecError: they do not hold whole minibatches of training.
+    """
+    size, settings = spec.diagnostics.spectrum.micro_batch, spec.agent
+    if isinstance(settings, ClassifierSpec) and size % settings.batch_size and batch_norms(agent.policy):
+        raise SpecError(
+            f"diagnostics.spectrum.micro_batch: {settings.network.extractor} normalises minibatches by "
+            f"themselves, so {size} samples must be a multiple of agent.batch_size = {settings.batch_size}"
+        )
+
+
 def _check_samples(sequence: TaskSequence) -> None:
     """See that every kind of task (the same environment, the same shifts) offers labelled samples."""
     kinds = {(task.env, tuple(shift.type for shift in task.shifts)): i for i, task in enumerate(sequence)}
@@ -178,11 +202,25 @@ def _policy_kwargs(settings: AgentSpec, env: VecEnv) -> dict[str, Any]:
         kwargs["activation_fn"] = network.activation
     if not isinstance(env.observation_space, spaces.Dict):  # for those, SB3's CombinedExtractor
         kwargs["features_extractor_class"] = network.extractor
+        kwargs["features_extractor_kwargs"] = _extractor_kwargs(network)
     if isinstance(settings, PPOSpec):
         kwargs["share_features_extractor"] = network.shared_extractor
         if isinstance(env.action_space, spaces.Box):
             kwargs["log_std_init"] = network.log_std_init
     return kwargs
+
+
+def _extractor_kwargs(network: NetworkSpec) -> dict[str, Any]:
+    """The extractor's own settings, each of which it knows.
+
+    Raises:
+        SpecError: it has no such setting.
+    """
+    if network.extractor in FEATURES_EXTRACTORS:  # else the agent says so
+        known = set(inspect.signature(FEATURES_EXTRACTORS[network.extractor]).parameters)
+        for key in network.extractor_kwargs:
+            _named(key, sorted(known - {"observation_space"}), "agent.network.extractor_kwargs")
+    return dict(network.extractor_kwargs)
 
 
 def _optimizer_kwargs(settings: OptimizerSpec, default_eps: float) -> dict[str, Any]:

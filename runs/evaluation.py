@@ -190,7 +190,7 @@ def forget_after(folder: RunFolder, env_steps: int, boundaries: Sequence[int]) -
     for (after, _), paths in folder.replay_files().items():
         if not -1 <= after < len(boundaries) - 1:
             continue  # of no task of this run: not written by it
-        if boundaries[after + 1] > env_steps:
+        if after + 1 in range(len(boundaries)) and boundaries[after + 1] > env_steps:
             for path in paths:
                 path.unlink()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, once: finish the rollout, save, say how to go on. Twice: stop at once."""
+"""Ctrl-C, once: finish the rollout, say how to go on. Twice: stop at once."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import FolderInUse, RunFolderError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -25,7 +29,10 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
     Raises:
         FolderInUse: another process has it, or another thread of this one.
-        RunFolderError: the file cannot be made, or its file system knows no locks.
+        RunFolderError: the file cannot be made.
+
+    Warns:
+        RuntimeWarning: the file system knows no locks; the block is entered without one.
     """
     # A soft lock, which is nothing but the file's existence, would outlive a process that is killed.
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
@@ -37,10 +44,15 @@ def locked(path: Path, what: str) -> Iterator[None]:
             "done, or stop it"
         ) from None
     except OSError as error:
-        raise RunFolderError(
-            f"{what} cannot be locked, so nothing was written: {error.strerror or error}; make the folder "
-            "writable, or move it to a file system that has locks"
-        ) from None
+        if error.errno not in _NO_LOCKS:
+            raise RunFolderError(
+                f"{what} cannot be locked, so nothing was written: {error.strerror or error}; make it "
+                "writable"
+            ) from None
+        text = f"{what} is on a file system without locks: see to it that no other process writes there"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        yield
+        return
     try:
         with suppress(OSError):  # a full disk: then nobody is named
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")

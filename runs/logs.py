@@ -52,14 +52,20 @@ class LogMarks:
         """What :meth:`to_json` made, read back.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError, AttributeError: it is something else.
         """
         pending = {
             str(name): (value, int(count), tuple(excluded))
             for name, (value, count, excluded) in table["pending"].items()
         }
-        board = BoardMark(str(table["board"]["file"]), int(table["board"]["size"]))
-        return cls(int(table["progress_rows"]), int(table["episode_rows"]), board, pending)
+        board = BoardMark(str(table["board"]["file"]), _count(table["board"]["size"]))
+        return cls(_count(table["progress_rows"]), _count(table["episode_rows"]), board, pending)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a number of rows or bytes")
+    return value
 
 
 class RunLogs:

@@ -10,7 +10,14 @@ import torch
 
 from ..agents import AgentError
 from ..envs import EnvError, TaskSequence
-from .build import build_agent, check_algorithm_fits, choose_device, snapshot_settings, vector_env
+from .build import (
+    build_agent,
+    check_algorithm_fits,
+    check_measurement_fits,
+    choose_device,
+    snapshot_settings,
+    vector_env,
+)
 from .errors import RunError, SpecError
 from .sizes import check_sizes
 from .spec import RunSpec
@@ -99,6 +106,7 @@ def _parameters(spec: RunSpec, sequence: TaskSequence, device: torch.device) -> 
         ) from error
     finally:
         env.close()
+    check_measurement_fits(spec, agent)
     groups = agent.policy.optimizer.param_groups
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     return trained, sum(value.numel() for value in agent.policy.state_dict().values()) - trained

@@ -49,6 +49,8 @@ class NetworkSpec(Settings):
     """``sb3`` (orthogonal for PPO, else torch's) or another of ``pliant.agents.INITIALISATIONS``."""
     extractor: str = "flatten"
     """What turns observations into the trunks' input: a name of ``pliant.agents.FEATURES_EXTRACTORS``."""
+    extractor_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Its own settings, besides the space: ``{ base = 16 }`` makes ``resnet-18`` a quarter as wide."""
     shared_extractor: bool = False
     """Whether actor and critic share the extractor; separate ones keep the Hessian block-diagonal."""
     log_std_init: float = 0.0

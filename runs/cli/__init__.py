@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TextIO
 
 import typer
 
@@ -72,7 +74,9 @@ def _guarded(command: Callable[[], None]) -> None:
     # small eigenproblems of a snapshot then took 40 times as long (17 s instead of 0.35 s).
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command()
     except KeyboardInterrupt:
         err.print("stopped at once")
         sys.exit(INTERRUPTED)
@@ -86,6 +90,21 @@ def _guarded(command: Callable[[], None]) -> None:
             raise
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings are for a person, who has no use for the line that they come from."""
+    if Path(filename).is_relative_to(Path(__file__).parents[2]):
+        err.print(f"warning: {message}", markup=False, soft_wrap=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _meant_for_a_person(error: Exception) -> bool:

@@ -6,7 +6,10 @@ import time
 
 import torch
 
-TABLES = ("training", "agents", "spectra", "report", "evaluation", "checkpoint")
+TABLES = (
+    *("training", "agents", "classifier", "mitigations", "spectra"),
+    *("evaluation", "report", "checkpoint", "sweep"),
+)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

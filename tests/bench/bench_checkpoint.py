@@ -1,9 +1,10 @@
-"""Checkpoints: what one takes beside stable-baselines3's ``save()``, and what the default ones cost a run.
+"""Checkpoints: time and size beside SB3's ``save()``, and their share of a run at default settings.
 
-Ours holds more (random states, counters, how long the logs were, checksums) and is synced to the disk file
-by file. DQN's has the replay buffer, which SB3 pickles with ``save_replay_buffer()``; that is in
-SB3's figures too. Same process, same disk, taking turns. The share is the time of a checkpoint within a run, the logs
-synced before it and the environments made anew after it, over that of the environment steps to the next.
+Ours holds more (random states, counters, how long the logs were, checksums) and is synced to the disk
+file by file. DQN's has the replay buffer, which SB3 pickles with ``save_replay_buffer()``; that is in
+SB3's figures too. Same process, same disk, taking turns. The share is the time of a checkpoint within a run,
+the logs synced before it and the environments made anew after it, over that of the environment steps to
+the next.
 """
 
 import contextlib

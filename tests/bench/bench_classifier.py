@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pliant.agents import L2, Classifier, EffectiveRank, LabelledSamples, Mitigation
+from pliant.agents.resnet import ResNet18
 
 from .bench_agents import interleaved, ratio
 
@@ -25,6 +26,7 @@ ARMS: dict[str, Callable[[], Sequence[Mitigation]]] = {
     "l2": lambda: [L2(1e-4)],
     "er": lambda: [EffectiveRank(1e-3)],
     "l2-er": lambda: [EffectiveRank(1e-3), L2(1e-4)],
+    "l2-er, over 400": lambda: [EffectiveRank(1e-3, samples=400), L2(1e-4)],
 }
 
 
@@ -50,6 +52,12 @@ def mlp(inputs: int, hidden: Sequence[int]) -> nn.Module:
     widths = [inputs, *hidden]
     layers = [part for a, b in zip(widths, hidden, strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
+
+
+def resnet18(shape: tuple[int, ...]) -> nn.Module:
+    """The classifier's own network, as a module: batch norm as torch has it."""
+    extractor = ResNet18(spaces.Box(-np.inf, np.inf, shape))
+    return nn.Sequential(extractor, nn.Linear(extractor.features_dim, 10))
 
 
 def loop(net: nn.Module, data: Data, batch: int, samples: int, fused: bool) -> Callable[[], None]:
@@ -97,7 +105,7 @@ def case(
     net: Callable[[], nn.Module],
     **policy: Any,
 ) -> None:
-    """Print one row for each arm."""
+    """Print one row for each arm; the steps of ER come every 10 updates, over the minibatch unless said."""
     data, samples = Data(shape, count), count * passes
     works = [loop(net(), data, batch, samples, fused) for fused in (False, True)]
     works += [learner(data, batch, samples, policy, make()) for make in ARMS.values()]
@@ -119,6 +127,9 @@ def main() -> None:
     small, large = [100] * 3, [1000] * 3
     case("MLP 3x100, 32", (64,), 400, 32, 40, lambda: mlp(64, small), net_arch=small)
     case("MLP 3x1000, 16", (784,), 800, 16, 1, lambda: mlp(784, large), net_arch=large)
+    picture = (3, 32, 32)
+    resnet = {"features_extractor_class": "resnet-18", "net_arch": []}
+    case("ResNet-18, 32", picture, 64, 32, 1, lambda: resnet18(picture), **resnet)
 
 
 if __name__ == "__main__":

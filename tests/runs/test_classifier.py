@@ -1,5 +1,8 @@
 """The classifier as a spec builds it: which tasks it takes, how long they are, what its settings become."""
 
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 import torch
 
 from pliant.agents import Classifier
+from pliant.diagnostics import Snapshot
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.errors import SpecError
 from pliant.runs.evaluation_table import read_rows
@@ -142,3 +146,98 @@ def test_a_classifier_that_learns_digits_knows_others_of_them(tmp_path: Path) ->
     before, after = (row.total for row in read_rows(folder.evaluation_file))
     assert before < 0.3
     assert after > 0.8
+
+
+# Pictures ---------------------------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path, classes: int, side: int, count: int = 28) -> None:
+    """A folder of class files: each class has a stripe of its own on noise."""
+    generator = np.random.default_rng(0)
+    (folder / "stripes").mkdir()
+    for label in range(classes):
+        pictures = generator.integers(0, 160, (count, 3, side, side), dtype=np.uint8)
+        pictures[:, :, label * side // classes : (label + 1) * side // classes] += 90
+        np.save(folder / "stripes" / f"{label}.npy", pictures)
+
+
+def resnet(folder: Path, base: int, **more: object) -> dict:
+    """Two tasks of two classes each, told apart by a ResNet-18."""
+    return table(
+        tasks={
+            "kwargs": {
+                "data": "folder:stripes",
+                "data_dir": str(folder),
+                "shape": "image",
+                "relabel": True,
+                "classes": {"rule": "window", "of": 4, "size": 2},
+                "reward": "accuracy",
+            },
+            "length": 96,
+        },
+        agent={
+            "batch_size": 8,
+            "learning_rate": 0.05,
+            "optimizer": {"name": "sgd", "momentum": 0.9},
+            "network": {"hidden": [], "extractor": "resnet-18", "extractor_kwargs": {"base": base}},
+        },
+        **more,
+    )
+
+
+def test_micro_batches_hold_whole_minibatches_where_these_are_normalised(tmp_path: Path) -> None:
+    write_pictures(tmp_path, classes=4, side=16)
+    for size, fits in ((0, True), (16, True), (12, False)):
+        spec = validate(resnet(tmp_path, 2, diagnostics={"spectrum": {"micro_batch": size}}), source="test")
+        if fits:
+            make_plan(spec, "cpu")
+        else:
+            with pytest.raises(SpecError, match=r"12 samples must be a multiple of agent.batch_size = 8"):
+                make_plan(spec, "cpu")
+
+
+def test_an_extractor_is_given_its_own_settings_and_no_others(tmp_path: Path) -> None:
+    write_pictures(tmp_path, classes=4, side=16)
+    plan = make_plan(validate(resnet(tmp_path, 4), source="test"), "cpu")
+    agent = build_agent(plan.spec, vector_env(plan.sequence[0], 1, 0), seed=0, device=plan.device)
+    assert agent.policy.features_extractor.features_dim == 32
+    wrong = resnet(tmp_path, 4)
+    wrong["agent"]["network"]["extractor_kwargs"] = {"bass": 4}
+    with pytest.raises(SpecError, match=r"extractor_kwargs: there is no 'bass'; did you mean 'base'"):
+        make_plan(validate(wrong, source="test"), "cpu")
+
+
+@pytest.mark.slow
+def test_a_whole_resnet_18_trains_and_is_measured_in_micro_batches(tmp_path: Path) -> None:
+    """Of 11 million parameters on pictures of 32x32, in a process of its own, whose memory is told."""
+    write_pictures(tmp_path, classes=4, side=32)
+    measure = {"probes": 2, "depth": 4, "micro_batch": 16, "minibatches": 4, "operators": ["hessian", "ggn"]}
+    spec = resnet(
+        tmp_path,
+        64,
+        diagnostics={"samples": 48, "every": 0, "figures": False, "spectrum": measure},
+        evaluation={"episodes": 1, "kwargs": {"split": "test"}},
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        path, peak = pool.submit(_run_and_tell_its_memory, tmp_path, spec).result()
+    folder = RunFolder.open(path)
+    assert folder.read_manifest()["status"] == "complete"
+    snapshots = [Snapshot.load(file) for file in sorted(folder.snapshots.glob("*.npz"))]
+    assert len(snapshots) == 4
+    for snapshot in snapshots:
+        assert not snapshot.failures
+        hessian, ggn = snapshot.spectra["classifier"], snapshot.spectra["classifier-ggn"]
+        assert hessian.size == ggn.size == 11_173_962 - 8 * 513  # known for ten classes, here two
+        assert ggn.nodes.min() > -1e-3 * ggn.norm
+    after = [row.total for row in read_rows(folder.evaluation_file) if row.after_task == row.on_task]
+    assert np.mean(after) > 0.8
+    print(f"peak memory of training and measuring ResNet-18: {peak / 2**30:.2f} GiB")
+
+
+def _run_and_tell_its_memory(out: Path, spec: dict) -> tuple[Path, int]:
+    torch.set_num_threads(1)
+    plan = make_plan(validate(spec, source="test"), "cpu")
+    folder = RunFolder.create(out, plan.spec, plan.boundaries)
+    train(plan, folder, lambda _: None, lambda: False)
+    return folder.path, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

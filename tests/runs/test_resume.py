@@ -2,9 +2,11 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,26 @@ def test_rows_of_a_process_that_was_killed_within_a_line_are_dropped(
     assert folder.evaluation_file.read_text() == whole("ppo").evaluation_file.read_text()
 
 
+def test_the_program_tells_of_a_damaged_checkpoint_in_one_line(tmp_path: Path) -> None:
+    """In a process of its own: here, pytest turns warnings into errors."""
+    folder = begin(tmp_path, PPO, diagnostics={"at": []}, evaluation={"tasks": "none"})
+    with pytest.raises(RunInterrupted):
+        go_on(folder, resume=False, stop_after=4)
+    newest = folder.checkpoint_list()[-1]
+    (newest / "state.json").write_text("{")
+    program = "from pliant.runs.cli import train_agent; train_agent()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--resume", folder.path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: the checkpoint {str(newest)!r} cannot be used: ")
+    assert line.endswith("; going on from environment step 128")
+    assert folder.read_manifest()["status"] == "complete"
+
+
 # Who may write ----------------------------------------------------------------------------------------------
 
 
@@ -304,6 +326,49 @@ def test_a_folder_in_use_is_refused_by_training_and_by_evaluation(tmp_path: Path
     assert "in use by process" in outcome.message
     after = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     assert {path.name for path in after if after[path] != before.get(path)} <= {".lock"}
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    folder, entered = begin(tmp_path, PPO), False
+    with pytest.warns(RuntimeWarning, match="file system without locks: see to it"), folder.locked():
+        entered = True
+    assert entered
+
+
+def test_a_folder_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
+    folder = begin(tmp_path, PPO)
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(RunFolderError, match="cannot be locked, so nothing was written: Is a directory"):
+        go_on(folder, resume=False)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {},
+        {"logs": 3},
+        {"logs": {"progress_rows": -1, "episode_rows": 0, "board": {"file": "x", "size": 0}, "pending": {}}},
+        {"logs": {"progress_rows": 0, "episode_rows": 0, "board": {"file": "x", "size": 0}, "pending": {}}},
+    ],
+)
+def test_a_checkpoint_without_what_the_run_keeps_in_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: dict
+) -> None:
+    folder = begin(tmp_path, PPO)
+    save = training.save_checkpoint
+    monkeypatch.setattr(
+        training,
+        "save_checkpoint",
+        lambda path, agent, position, run: save(path, agent, replace(position, beside=beside), run),
+    )
+    with pytest.raises(RunInterrupted):
+        go_on(folder, resume=False, stop_after=3)
+    with pytest.raises(RunFolderError, match=r"after 128 .* does not say how .*; delete it to go on"):
+        go_on(folder)
 
 
 # What is kept -----------------------------------------------------------------------------------------------
