@@ -27,6 +27,7 @@ from ..agents.batch_norm import batch_norms
 from ..diagnostics import SnapshotSettings
 from ..envs import EnvError, Task, TaskSequence, make_env
 from .errors import DeviceError, SpecError
+from .guard import Guard
 from .presets import did_you_mean
 from .spec import AgentSpec, ClassifierSpec, DQNSpec, NetworkSpec, OptimizerSpec, PPOSpec, RunSpec
 
@@ -48,7 +49,10 @@ def vector_env(task: Task, n_envs: int, seed: int, elapsed: int = 0) -> VecEnv:
     Copy i is reset with ``seed + i`` the first time; after that it goes on from there.
     """
     env = DummyVecEnv(
-        [lambda: Monitor(make_env(task, copies=n_envs, elapsed=elapsed)) for _ in range(n_envs)]
+        [
+            lambda: Monitor(Guard(make_env(task, copies=n_envs, elapsed=elapsed), task.name))
+            for _ in range(n_envs)
+        ]
     )
     env.seed(seed)
     return env

@@ -25,6 +25,10 @@ class DiskFull(RunFolderError):
     """There is no room left for what a run has to write."""
 
 
+class EnvironmentFault(RunError):
+    """An environment that raised, or gave what no agent can learn from."""
+
+
 class TooLarge(RunError):
     """A run that needs more memory or disk than there is, found out before it starts."""
 

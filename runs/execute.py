@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ def execute(
     """Train the run whose folder is ``path``; whatever happens comes back as an outcome."""
     from ..agents import AgentError  # torch is imported here and not before
     from ..envs import EnvError
-    from .errors import RunError
+    from .errors import EnvironmentFault, RunError
     from .plan import make_plan
     from .training import train
 
@@ -40,6 +41,10 @@ def execute(
         train(make_plan(folder.read_spec(), device), folder, report, interrupted, resume=resume)
     except RunInterrupted as where:
         return Outcome(path, "interrupted", str(where))
+    except EnvironmentFault as error:
+        with suppress(OSError):  # whoever mends the environment wants to see where it failed
+            folder.write_traceback(traceback.format_exc())
+        return Outcome(path, "failed", str(error))
     except (RunError, AgentError, EnvError) as error:
         return Outcome(path, "failed", str(error))
     except Exception:
