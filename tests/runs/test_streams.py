@@ -192,6 +192,7 @@ def test_a_task_of_a_stream_says_nothing_of_the_machine() -> None:
 NEEDED = {
     "mnist-permuted": ("put train-images-idx3-ubyte and train-labels-idx1-ubyte and t10k-images", "mnist/"),
     "mnist-permuted-short": ("put train-images-idx3-ubyte and train-labels-idx1-ubyte and t10k-i", "mnist/"),
+    "cifar-incremental": ("put train.bin and test.bin", "cifar-100-binary/"),
     "imagenet-pairs": ("put one file per class, 0.npy, 1.npy, ...", "imagenet/"),
 }
 
@@ -246,6 +247,15 @@ def test_the_paper_s_permuted_mnist_has_the_paper_s_settings() -> None:
         load_spec("mnist-permuted").agent,
         load_spec("mnist-permuted").mitigations,
     )
+
+
+def test_incremental_cifar_adds_five_classes_a_task_and_keeps_the_others() -> None:
+    tasks = load_spec("cifar-incremental").tasks.draw(0)
+    classes = [task.kwargs["classes"] for task in tasks]
+    assert [len(one) for one in classes] == [5 * (i + 1) for i in range(20)]
+    assert all(one == classes[-1][: len(one)] for one in classes)
+    assert sorted(classes[-1]) == list(range(100))
+    assert [task.length for task in tasks] == [200 * 500 * len(one) for one in classes]
 
 
 def test_tasks_of_digits_are_whole_passes() -> None:
