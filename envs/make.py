@@ -3,6 +3,9 @@
 import os
 import re
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from inspect import signature
@@ -20,6 +23,8 @@ from .task import Task
 # Beginnings of ids that a package registers when it is imported -> that package.
 PROVIDERS = {"minigrid-": "minigrid", "babyai-": "minigrid"}
 
+# Packages that environments need -> the extra of pliant that installs them.
+EXTRAS = {"mujoco": "mujoco", "Box2D": "box2d"}
 
 MODULES = "PLIANT_ENV_MODULES"
 """Environment variable: names of modules, besides packages made for gymnasium, that tasks may import."""
@@ -69,11 +74,12 @@ def _make(env_id: str, kwargs: dict[str, Any], render_mode: str | None) -> Env:
     try:
         creator = _creator(name)
         _check_render_mode(env_id, creator, render_mode)
-        return gymnasium.make(name, disable_env_checker=True, **arguments)
+        with _old_models_compile_quietly():
+            return gymnasium.make(name, disable_env_checker=True, **arguments)
     except EnvError as error:  # from one of our own environments
         raise type(error)(f"{env_id}: {error}") from None
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise MissingPackage(f"{env_id} needs a package that is not installed: {error}") from error
+        raise MissingPackage(f"{env_id} needs {_missing(error)}") from error
     except Exception as error:  # constructors fail in whatever way they like
         known = _accepted(creator)
         for key in kwargs:
@@ -82,6 +88,41 @@ def _make(env_id: str, kwargs: dict[str, Any], render_mode: str | None) -> Env:
         called = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         reason = str(error).partition(" was raised from the environment creator")[0] or type(error).__name__
         raise InvalidTask(f"{env_id} could not be made with ({called}): {reason}") from error
+
+
+@contextmanager
+def _old_models_compile_quietly() -> Iterator[None]:
+    """Drop what MuJoCo 4 says of an attribute in gymnasium's HalfCheetah that a later release will not know.
+
+    It would print it whenever the environment is made, dozens of times a run, and write it to a file
+    ``MUJOCO_LOG.TXT`` wherever one happens to work. Other warnings become Python's.
+    """
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is None:
+        yield
+        return
+
+    def hear(text: str) -> None:
+        if "deprecated" not in text:
+            warnings.warn(text, stacklevel=2)
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(hear)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def _missing(error: BaseException) -> str:
+    """What is to be installed after a failed import, which gymnasium may have put into words of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        package = (getattr(cause, "name", None) or "").partition(".")[0]
+        if package in EXTRAS:
+            return f'the package {package!r}, which is not installed: pip install "pliant[{EXTRAS[package]}]"'
+        cause = cause.__cause__ or cause.__context__
+    return f"a package that is not installed: {error}"
 
 
 def _registered(env_id: str) -> str:

@@ -208,6 +208,47 @@ class Window(Rule):
         return [int(number) for number in order[: first + self.size]]
 
 
+class Walk(_Range):
+    """A random walk between low and high, whose draws all tasks share: a value that drifts, a gradual shift.
+
+    From ``start``, at the first task, each task is a draw of N(0, std^2) further; what would leave
+    [low, high] is reflected at the bound.
+
+    Attributes:
+        low: The smallest value.
+        high: The largest value.
+        start: The value of the first task.
+        std: Standard deviation of the change from task to task.
+        log: Whether it is the logarithm that walks: then ``std = 0.1`` is about 10 % per task.
+    """
+
+    rule: Literal["walk"]
+    start: FiniteFloat
+    std: FiniteFloat = Field(ge=0)
+    log: bool = False
+
+    shared: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _starts_within(self) -> "Walk":
+        if not self.low <= self.start <= self.high:
+            raise InvalidRule(
+                f"start must lie between low = {self.low:g} and high = {self.high:g}, got {self.start:g}"
+            )
+        if self.log and self.low <= 0:
+            raise InvalidRule(f"low must be > 0 for {self.rule} with log = true, got {self.low:g}")
+        return self
+
+    def value(self, rng: np.random.Generator, index: int, count: int) -> float:
+        """Where the walk is at this task."""
+        low, high, start = (np.log(x) if self.log else x for x in (self.low, self.high, self.start))
+        walked = start + self.std * rng.standard_normal(index).sum()
+        # A walk without bounds, folded into [low, high], is one that is reflected there.
+        width = high - low
+        folded = low + (width - abs((walked - low) % (2 * width) - width) if width else 0.0)
+        return float(np.clip(np.exp(folded) if self.log else folded, self.low, self.high))
+
+
 class Seed(Rule):
     """A fresh seed, a whole number below 2^31."""
 
@@ -229,6 +270,7 @@ RULES: dict[str, type[Rule]] = {
     "normal": Normal,
     "seed": Seed,
     "uniform": Uniform,
+    "walk": Walk,
     "window": Window,
 }
 

@@ -93,3 +93,16 @@ def test_a_module_is_imported_only_if_its_user_wants_it(
 
 def test_a_package_made_for_gymnasium_may_be_imported() -> None:
     make_env(Task(env="minigrid:MiniGrid-Empty-5x5-v0", length=1)).close()
+
+
+def test_an_old_model_is_compiled_without_a_word_and_without_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import mujoco
+
+    monkeypatch.chdir(tmp_path)
+    before = mujoco.get_mju_user_warning()
+    make_env(Task(env="HalfCheetah-v5", length=1)).close()
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+    assert mujoco.get_mju_user_warning() is before

@@ -21,9 +21,10 @@ EXAMPLES = {
     "normal": {"mean": 1.0, "std": 2.0},
     "seed": {},
     "uniform": {"low": -1.0, "high": 3.0},
+    "walk": {"start": 1.0, "std": 0.3, "low": 0.5, "high": 2.0},
     "window": {"of": 1000, "size": 2},
 }
-DRAWN = ["choice", "integer", "log-uniform", "normal", "seed", "uniform", "window"]
+DRAWN = ["choice", "integer", "log-uniform", "normal", "seed", "uniform", "walk", "window"]
 
 
 def draws(name: str, count: int, seed: int = 0, **parameters) -> list:
@@ -106,6 +107,39 @@ def test_windows_share_one_random_order():
     assert grown == [list(chain(*pairs[: i + 1])) for i in range(5)]
 
 
+def test_a_walk_starts_where_it_is_told_and_takes_gaussian_strides():
+    far = {"start": 5.0, "std": 0.3, "low": -1e6, "high": 1e6}
+    walked = draws("walk", 2000, **far)
+    assert walked[0] == 5.0
+    strides = np.diff(walked)
+    assert strides.mean() == pytest.approx(0, abs=5 * 0.3 / 2000**0.5)
+    assert strides.std() == pytest.approx(0.3, rel=0.1)
+    assert abs(np.corrcoef(strides[1:], strides[:-1])[0, 1]) < 5 / 2000**0.5
+    factors = np.diff(np.log(draws("walk", 2000, **far | {"low": 1e-300, "high": 1e300}, log=True)))
+    assert factors == pytest.approx(strides)  # the same strides, of the logarithm
+
+
+def test_a_walk_is_reflected_at_its_bounds():
+    free = draws("walk", 300, start=0.0, std=0.3, low=-1e6, high=1e6)
+    bounded = draws("walk", 300, start=0.0, std=0.3, low=-1.0, high=1.0)
+    expected = [free[0]]
+    turned = 1
+    for stride in np.diff(free):  # step by step, as the definition has it
+        value = expected[-1] + turned * stride
+        if abs(value) > 1:
+            value, turned = np.sign(value) * 2 - value, -turned
+        expected.append(value)
+    assert bounded == pytest.approx(expected)
+    assert max(map(abs, free)) > 1
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(0, 10), st.booleans(), st.integers(0, 2**32))
+def test_a_walk_stays_within_its_bounds(a, b, std, log, seed):
+    low, high = sorted([a, b])
+    walk = {"rule": "walk", "start": high, "std": std, "low": low, "high": high, "log": log}
+    assert all(low <= resolve(walk, seed, index, 20) <= high for index in range(20))
+
+
 def test_rules_stand_anywhere_and_all_else_stays():
     rule = {"rule": "list", "values": [["x"], {"y": 1}]}
     description = {"env": rule, "shifts": [{"std": rule, "seed": 3}], "name": "n"}
@@ -123,7 +157,7 @@ def test_rules_stand_anywhere_and_all_else_stays():
             {"rule": "loguniform", "low": 1, "high": 2},
             "unknown rule 'loguniform'. Did you mean 'log-uniform' or 'uniform' or 'normal'? "
             "Known: arange, choice, geomspace, integer, linspace, list, log-uniform, normal, seed, uniform, "
-            "window",
+            "walk, window",
         ),
         (
             {"rule": "log-uniform", "low": 0, "high": 2},
@@ -165,6 +199,14 @@ def test_rules_stand_anywhere_and_all_else_stays():
         (
             {"rule": "window", "of": 3, "size": 4},
             "rule 'window': size must be <= of, got size = 4 and of = 3",
+        ),
+        (
+            {"rule": "walk", "start": 3, "std": 0.1, "low": 0, "high": 2},
+            "rule 'walk': start must lie between low = 0 and high = 2, got 3",
+        ),
+        (
+            {"rule": "walk", "start": 1, "std": 0.1, "low": 0, "high": 2, "log": True},
+            "rule 'walk': low must be > 0 for walk with log = true, got 0",
         ),
         (
             {"rule": "list", "values": [1, 2]},
