@@ -221,6 +221,20 @@ def test_kron_moves_as_its_package_does():
 
 
 @needs_kron
+def test_krons_preconditioner_waits_as_many_updates_as_its_probability_says():
+    net = network()
+    optimizer = Kron(net.parameters(), lr=0.01)
+    (group,) = optimizer.param_groups
+    group["steps"] = 2000  # a probability of exp(-1.5): the first count that is at least exp(1.5) = 4.48 is 5
+    waited = []
+    for _ in range(7):
+        descend(net, optimizer, 1)
+        waited.append(group["since_update"])
+    assert waited == [1, 2, 3, 4, 0, 1, 2]
+    assert group["steps"] == 2007
+
+
+@needs_kron
 def test_kron_says_nothing(capsys):
     net = network()
     descend(net, Kron(net.parameters(), lr=0.01), 2)

@@ -43,6 +43,18 @@ def test_sine_and_cosine_have_a_derivative_that_never_vanishes_together():
     assert (slope_of_sine.square() + slope_of_cosine.square() > 0.99).all()
 
 
+@pytest.mark.parametrize("halve", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "functions"),
+    [(CReLU, (torch.relu, lambda z: torch.relu(-z))), (DeepFourier, (torch.sin, torch.cos))],
+)
+def test_features_are_the_stated_functions_of_the_preactivations(kind, functions, halve, make, observe):
+    agent = make(DQN, [kind(halve=halve)])
+    z = agent.q_net.q_net[0](observe())
+    expected = torch.cat([function(z) for function in functions], dim=1)
+    assert torch.equal(agent.features(observe())["q/0"], expected)
+
+
 @KINDS
 @BOTH
 @ALL

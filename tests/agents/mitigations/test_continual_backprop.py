@@ -182,6 +182,19 @@ def test_the_target_network_is_not_changed(make, observe):
 
 
 @ALL
+def test_units_that_are_replaced_together_say_nothing_to_one_another(algorithm, make, observe):
+    """A new unit's incoming weights are new but for those from other new ones, which are zero."""
+    mitigation = ContinualBackprop(replacement_rate=1.0, maturity=3)
+    agent = make(algorithm, [mitigation])
+    for _ in range(4):
+        step(mitigation, agent, observe())
+    layers = trace(agent).layers.values()
+    assert mitigation.values()["cbp_replaced"] == sum(layer.width for layer in layers)
+    for layer in layers:
+        assert all((layer.outgoing(consumer) == 0).all() for consumer in layer.consumers)
+
+
+@ALL
 def test_records_survive_a_saved_agent(algorithm, make, tmp_path):
     agent = make(algorithm, [ContinualBackprop(1e-2, maturity=3)])
     agent.learn(64)

@@ -62,6 +62,16 @@ def test_the_start_comes_back_with_a_saved_agent_and_not_the_saved_parameters(al
     assert loaded.values() == pytest.approx(mitigation.values())
 
 
+@BOTH
+def test_the_start_that_is_put_back_is_the_one_given(algorithm, make, observe):
+    """Not where the agent happens to be: a resumed one is built with other parameters than it began with."""
+    mitigation = L2Init(2.0)
+    agent = make(algorithm, [mitigation])
+    mitigation.load_tensors({name: w + 3.0 for name, w in mitigation.tensors().items()})
+    count = sum(p.numel() for p in trained(agent))
+    assert mitigation.penalty(agent, observe()).item() == pytest.approx(0.5 * 2.0 * 9.0 * count, rel=1e-4)
+
+
 def test_dqns_target_network_is_not_pulled(make):
     assert not any("target" in name for name in make(DQN, [L2Init()]).mitigations[0].tensors())
 

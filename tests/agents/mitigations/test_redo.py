@@ -126,6 +126,18 @@ def test_the_target_network_is_not_recycled(make):
     assert all(torch.equal(a, b) for a, b in zip(before, agent.q_net_target.parameters(), strict=True))
 
 
+@ALL
+def test_units_that_are_renewed_together_say_nothing_to_one_another(algorithm, make):
+    """A renewed unit's incoming weights are new but for those from other renewed ones, which are zero."""
+    mitigation = ReDo(threshold=100.0)
+    agent = make(algorithm, [mitigation])
+    agent.learn(48)
+    mitigation.recycle(agent)
+    assert mitigation.values()["redo_dormant"] == 1
+    for layer in trace(agent).layers.values():
+        assert all((layer.outgoing(consumer) == 0).all() for consumer in layer.consumers)
+
+
 def test_only_the_chosen_layers_are_recycled(make):
     mitigation = ReDo(threshold=10.0, layers=["critic/*"])
     agent = make(PPO, [mitigation])
