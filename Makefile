@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow check format bench clean
+.PHONY: help train test test-slow check format bench evidence clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,13 @@ format: $(VENV)/.installed-dev  ## put every file into the common format
 
 bench: $(VENV)/.installed-dev  ## measure speed beside the peers, on an idle machine
 	$(BIN)/python -m tests.bench
+
+EVIDENCE := digits-random-labels digits-permuted digits-spectra
+
+evidence: $(VENV)/.installed-dev  ## run every sweep of docs/evidence and make its tables and pictures; hours
+	for name in $(EVIDENCE); do $(BIN)/pliant sweep docs/evidence/$$name.toml || exit; done
+	$(BIN)/python docs/evidence/arms.py $(EVIDENCE:%=results/%)
+	$(BIN)/python docs/evidence/collapse.py
 
 clean:  ## remove everything that was built; results/ stays
 	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,221 @@
+"""Which arms keep learning: from a sweep's run folders to CSV, a table and a picture.
+
+``python docs/evidence/arms.py results/digits-random-labels ...`` writes for each sweep, beside this file,
+
+* ``data/<sweep>.csv``: a row per run and task: its return at the end, what was measured before the task,
+* ``data/<sweep>-arms.csv``: a row per arm: interquartile means with 95 % intervals, as in the printed table,
+* ``data/<sweep>-chosen.csv``: the setting of each arm, if the sweep tuned them,
+* ``images/<sweep>.png``.
+"""
+
+import csv
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pliant.runs.comparison import Arm, Comparison
+from pliant.runs.pictures import FRESH, OKABE_ITO
+from pliant.runs.records import RunRecord
+from pliant.runs.report import gather
+from pliant.runs.statistics import (
+    Interval,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+
+HERE = Path(__file__).parent
+
+MEASURED = {
+    "epsilon_rank": "spectrum/{part}/epsilon_rank_0.01",
+    "epsilon_rank_low": "spectrum/{part}/epsilon_rank_0.01_low",
+    "epsilon_rank_high": "spectrum/{part}/epsilon_rank_0.01_high",
+    "rank_of_norm": "spectrum/{part}/relative_rank_0.01",
+    "hessian_effective_rank": "spectrum/{part}/effective_rank",
+    "largest_eigenvalue": "spectrum/{part}/largest",
+    "ggn_epsilon_rank": "spectrum/{part}-ggn/epsilon_rank_0.01",
+    "ggn_effective_rank": "spectrum/{part}-ggn/effective_rank",
+    "gram_effective_rank": "spectrum/{part}-gram/effective_rank",
+    "ntk_effective_rank": "spectrum/{part}-gram/ntk_effective_rank",
+    "feature_rank": "plasticity/{part}/{last}/effective_rank",
+    "dead_units": "plasticity/{part}/{last}/dead",
+    "weight_norm": "plasticity/{part}/weight_norm",
+    "gradient_norm": "plasticity/{part}/gradient_norm",
+    "readiness": "plasticity/{part}/optimization_readiness",
+    "trainability_share": "switch/{part}/trainability/share",
+}
+"""Column and tag, of every objective and its last hidden layer; what a run did not measure is left out."""
+
+FOREMOST = ("reset", "l2-er", "er", "l2", "bp")
+"""The arms whose curves are shown; the others stand in the list beside them."""
+
+COLOURS = dict(zip(FOREMOST, (FRESH, *OKABE_ITO), strict=False))
+
+Array = NDArray[np.float64]
+Row = dict[str, Any]
+
+
+def measured(run: RunRecord, task: int) -> Row:
+    """What the run measured before the first update on ``task``."""
+    if (moment := run.moments.get((task, "init"))) is None:
+        return {}
+    numbers = moment.scalars
+    row: Row = {}
+    for part in sorted({tag.split("/")[1] for tag in numbers if tag.endswith("/weight_norm")}):
+        layers = [
+            tag.split("/")[2] for tag in numbers if tag.startswith(f"plasticity/{part}/") and "/width" in tag
+        ]
+        last = max(layers, key=lambda name: (len(name), name), default="0")
+        for column, tag in MEASURED.items():
+            if (found := tag.format(part=part, last=last)) in numbers:
+                row[f"{part}_{column}"] = numbers[found]
+    return row
+
+
+def rows_of(comparison: Comparison) -> list[Row]:
+    """A row per run and task."""
+    return [
+        {"arm": arm.label, "seed": run.seed, "task": task, "return": float(value)} | measured(run, task)
+        for arm in comparison.arms
+        for run in arm.runs
+        for task, value in enumerate(comparison.final_returns(run))
+    ]
+
+
+def scores(comparison: Comparison, arm: Arm) -> Array:
+    """Returns at the end of the tasks, ``[seeds, tasks]``."""
+    return np.array([comparison.final_returns(run) for run in arm.runs if comparison.counts(run)])
+
+
+def against_fresh(comparison: Comparison, arm: Arm) -> Array | None:
+    """The same less those of fresh agents with the same seed; None unless every seed has one."""
+    fresh = [comparison.fresh_for(run) for run in arm.runs]
+    if arm.fresh or not all(fresh):
+        return None
+    return scores(comparison, arm) - np.array([comparison.final_returns(one) for one in fresh if one])
+
+
+def last_fifth(values: Array) -> Array:
+    """Of the tasks, ``[seeds, tasks]``."""
+    return values[:, -max(values.shape[1] // 5, 1) :]
+
+
+def summary(comparison: Comparison) -> list[Row]:
+    """A row per arm, best first by the last fifth of the tasks."""
+    bp = next((scores(comparison, arm) for arm in comparison.arms if arm.label == "bp"), None)
+    table = []
+    for arm in comparison.arms:
+        values, gap = scores(comparison, arm), against_fresh(comparison, arm)
+        found = {
+            "all_tasks": stratified_bootstrap(values),
+            "last_fifth": stratified_bootstrap(last_fifth(values)),
+        }
+        if gap is not None:
+            found |= {
+                "gap": stratified_bootstrap(gap),
+                "gap_last_fifth": stratified_bootstrap(last_fifth(gap)),
+            }
+        if bp is not None and arm.label != "bp":
+            found["beats_bp"] = stratified_bootstrap(values, bp, statistic=probability_of_improvement)
+        row: Row = {"arm": arm.label, "seeds": len(values)}
+        for name, interval in found.items():
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        table.append(row)
+    return sorted(table, key=lambda row: -row["last_fifth"])
+
+
+def interval(row: Mapping[str, Any], name: str) -> Interval | None:
+    """A column of :func:`summary` with its ends."""
+    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) if name in row else None
+
+
+def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
+    """Left, returns task by task of the foremost arms; right, the last fifth of the tasks of all arms."""
+    figure = Figure(figsize=(10.6, max(3.6, 1.2 + 0.2 * len(table))), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for arm in comparison.arms:
+        if arm.label not in COLOURS:
+            continue
+        values = _smooth(scores(comparison, arm), 5)
+        found = [stratified_bootstrap(values[:, [task]]) for task in range(values.shape[1])]
+        tasks, dash = np.arange(len(found)), "--" if arm.fresh else "-"
+        left.plot(
+            tasks,
+            [one.value for one in found],
+            dash,
+            color=COLOURS[arm.label],
+            label=arm.label,
+            linewidth=1.6,
+        )
+        low, high = [one.low for one in found], [one.high for one in found]
+        left.fill_between(tasks, low, high, color=COLOURS[arm.label], alpha=0.15, linewidth=0)
+    left.set(xlabel="task (mean of five neighbours)", ylabel="return at the end of a task")
+    left.set_title(title, fontsize=10, loc="left")
+    left.legend(fontsize=9, frameon=False)
+    for place, row in enumerate(reversed(table)):
+        colour = COLOURS.get(row["arm"], "#1c2430")
+        right.plot([row["last_fifth_low"], row["last_fifth_high"]], [place, place], color=colour, linewidth=2)
+        right.plot(row["last_fifth"], place, "o", color=colour, markersize=5)
+    right.set_yticks(range(len(table)), [row["arm"] for row in reversed(table)])
+    right.set_title("last fifth of the tasks", fontsize=10, loc="left")
+    right.set_xlabel("return, interquartile mean and 95 % interval")
+    for panel in (left, right):
+        panel.grid(color="#e6e8ec")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _smooth(values: Array, width: int) -> Array:
+    """Means over so many neighbouring tasks, fewer at the ends, ``[seeds, tasks]``."""
+    tasks = range(values.shape[1])
+    windows = [slice(max(task - width // 2, 0), task + width // 2 + 1) for task in tasks]
+    return np.stack([values[:, window].mean(1) for window in windows], 1)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """The rows as CSV, numbers in five digits, empty where there is none."""
+    path.parent.mkdir(exist_ok=True)
+    columns = dict.fromkeys(column for row in rows for column in row)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
+
+
+def main(sweeps: Sequence[Path]) -> None:
+    """Read, write, print."""
+    for sweep in sweeps:
+        comparison, problems = gather(sorted((sweep / "runs").iterdir()))
+        if problems or comparison.notes:
+            print("\n".join((*problems, *comparison.notes)), file=sys.stderr)
+        write(HERE / "data" / f"{sweep.name}.csv", rows_of(comparison))
+        table = summary(comparison)
+        write(HERE / "data" / f"{sweep.name}-arms.csv", table)
+        if (chosen := sweep / "chosen.csv").exists():
+            shutil.copyfile(chosen, HERE / "data" / f"{sweep.name}-chosen.csv")
+        image = HERE / "images" / f"{sweep.name}.png"
+        image.parent.mkdir(exist_ok=True)
+        picture(comparison, table, sweep.name).savefig(image, dpi=110, metadata={"Software": None})
+        print(f"\n{sweep.name}\n")
+        print(
+            "| arm | all tasks | last fifth of the tasks | less fresh agents, last fifth | beats bp | seeds |"
+        )
+        print("|---|---|---|---|---|---|")
+        for row in table:
+            cells = [
+                interval(row, name) for name in ("all_tasks", "last_fifth", "gap_last_fifth", "beats_bp")
+            ]
+            shown = " | ".join("" if cell is None else str(cell) for cell in cells)
+            print(f"| `{row['arm']}` | {shown} | {row['seeds']} |")
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])

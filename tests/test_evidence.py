@@ -1,0 +1,66 @@
+"""The numbers of docs/evidence are those of its tables, and its tables are those of its returns."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pliant.runs.statistics import Interval, stratified_bootstrap
+from pliant.runs.sweep.definition import load_definition
+
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+SWEEPS = sorted(path.stem for path in EVIDENCE.glob("*.toml"))
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (EVIDENCE / "data" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def shown(row: dict[str, str], column: str) -> str:
+    return str(Interval(*(float(row[f"{column}{end}"]) for end in ("", "_low", "_high"))))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_can_be_run_and_is_named_by_make(sweep: str) -> None:
+    assert load_definition(EVIDENCE / f"{sweep}.toml").name == sweep
+    makefile = (EVIDENCE.parents[1] / "Makefile").read_text(encoding="utf-8")
+    assert sweep in re.findall(r"^EVIDENCE := (.*)$", makefile, re.MULTILINE)[0].split()
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_summary_of_the_arms_follows_from_their_returns(sweep: str) -> None:
+    for arm in rows(f"{sweep}-arms"):
+        mine = [row for row in rows(sweep) if row["arm"] == arm["arm"]]
+        seeds = sorted({int(row["seed"]) for row in mine})
+        returns = np.array([[float(r["return"]) for r in mine if int(r["seed"]) == seed] for seed in seeds])
+        assert len(returns) == int(arm["seeds"])
+        found = stratified_bootstrap(returns)
+        assert (found.value, found.low, found.high) == pytest.approx(
+            tuple(float(arm[f"all_tasks{end}"]) for end in ("", "_low", "_high")), abs=2e-5
+        )
+
+
+@pytest.mark.parametrize("sweep", ["digits-random-labels", "digits-permuted"])
+def test_the_tables_of_the_arms_show_what_is_in_their_files(sweep: str) -> None:
+    page = (EVIDENCE / "which-arms-keep-learning.md").read_text(encoding="utf-8")
+    stream = page.split(f"images/{sweep}.png")[1]
+    other = (EVIDENCE.parent / "supervised-streams.md").read_text(encoding="utf-8")
+    for arm in rows(f"{sweep}-arms"):
+        cells = [
+            shown(arm, name) if arm.get(name) else ""
+            for name in ("all_tasks", "last_fifth", "gap_last_fifth", "beats_bp")
+        ]
+        assert f"| `{arm['arm']}` | {' | '.join(cells)} | {arm['seeds']} |" in stream
+        (line,) = (line for line in other.splitlines() if line.startswith(f"| `{arm['arm']}` |"))
+        assert cells[1] in line
+
+
+def test_the_correlations_of_the_page_are_in_their_file() -> None:
+    page = (EVIDENCE / "does-collapse-precede-failure.md").read_text(encoding="utf-8")
+    known = {shown(row, kind) for row in rows("collapse") for kind in ("within", "across")}
+    quoted = re.findall(r"−?\d\.\d+ \[−?\d\.\d+, −?\d\.\d+\]", page)
+    assert len(quoted) > 20
+    assert set(quoted) <= known
