@@ -178,11 +178,41 @@ class PooledCNN(BaseFeaturesExtractor):
         return features
 
 
+class MinAtarCNN(Pictures):
+    """One 3x3 convolution of 16 channels, the activation, then flat: ``[B, D]``, D = 1,024 for 10x10 cells.
+
+    With ``hidden = [128]`` it is the DQN network of Young & Tian 2019 (arXiv 1903.03176). Values are scaled
+    to [0, 1] by the space's bounds, which MinAtar's are already.
+
+    Args:
+        observation_space: a three-dimensional Box, channels last or first (the smallest axis is the
+            channels; the first if there are as many as cells).
+        activation_fn: a name of ``ACTIVATIONS`` or a module class.
+
+    Raises:
+        UnsupportedSpace: the space is no picture, or is smaller than 3x3.
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.Space[Any], activation_fn: str | type[nn.Module] = "relu"
+    ) -> None:
+        _, _, height, width = picture_shape(observation_space, "MinAtarCNN", 3)
+        super().__init__(observation_space, 16 * (height - 2) * (width - 2), smallest=3)
+        activation = named(ACTIVATIONS, activation_fn, "activation_fn")
+        self.cnn = nn.Sequential(nn.Conv2d(self.channels, 16, kernel_size=3), activation(), nn.Flatten())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """``[B, C, H, W]`` or ``[B, H, W, C]`` ``-> [B, D]``."""
+        features: Tensor = self.cnn(self.scaled(observations))
+        return features
+
+
 FEATURES_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
     "flatten": FlattenExtractor,
     "scaled-flatten": ScaledFlatten,
     "small-cnn": SmallCNN,
     "pooled-cnn": PooledCNN,
+    "minatar-cnn": MinAtarCNN,
     "nature-cnn": NatureCNN,
     "resnet-18": ResNet18,
     "combined": CombinedExtractor,

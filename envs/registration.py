@@ -3,12 +3,13 @@
 import gymnasium
 
 # id -> (entry point, environment steps per episode, as the environment of gymnasium that it extends; None for
-# a stream, whose episode is as long as its data)
+# what ends by itself: a stream with its data, a game when it is lost)
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "pliant/SlipperyAnt-v0": ("pliant.envs.ant:SlipperyAnt", 1000),
     "pliant/CartPole-v1": ("pliant.envs.classic:CartPole", 500),
     "pliant/Acrobot-v1": ("pliant.envs.classic:Acrobot", 500),
     "pliant/Pendulum-v1": ("pliant.envs.classic:Pendulum", 200),
+    "pliant/MinAtar-v0": ("pliant.envs.minatar:MinAtar", None),
     "pliant/Stream-v0": ("pliant.envs.streams:Stream", None),
 }
 

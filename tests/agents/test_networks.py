@@ -170,6 +170,22 @@ def test_small_cnn_refuses_what_is_no_picture(space, reason):
         SmallCNN(space)
 
 
+def test_the_minatar_cnn_is_the_network_of_young_and_tian():
+    games = FEATURES_EXTRACTORS["minatar-cnn"](spaces.Box(0, 1, (10, 10, 10), np.uint8))
+    assert [layer.weight.shape for layer in layers(games)] == [(16, 10, 3, 3)]
+    assert games.features_dim == 1024
+    picture = (torch.rand(2, 10, 10, 10) < 0.3).float()
+    expected = torch.relu(nn.functional.conv2d(picture, games.cnn[0].weight, games.cnn[0].bias)).flatten(1)
+    torch.testing.assert_close(games(picture), expected)
+    last = FEATURES_EXTRACTORS["minatar-cnn"](spaces.Box(0, 1, (10, 10, 4), np.uint8))
+    last.cnn[0].weight.data[:] = games.cnn[0].weight.data[:, :4]
+    last.cnn[0].bias.data[:] = games.cnn[0].bias.data
+    padded = picture * (torch.arange(10) < 4)[:, None, None]  # a game's channels and zeros, or its own alone
+    torch.testing.assert_close(last(padded[:, :4].movedim(1, -1)), games(padded))
+    with pytest.raises(UnsupportedSpace, match="MinAtarCNN needs pictures of at least 3x3, not 2x2"):
+        FEATURES_EXTRACTORS["minatar-cnn"](spaces.Box(0, 1, (1, 2, 2), np.float32))
+
+
 def test_the_pooled_cnn_is_the_network_of_continual_imagenet():
     extractor = FEATURES_EXTRACTORS["pooled-cnn"](spaces.Box(0, 1, (3, 32, 32), np.float32))
     shapes = [tuple(layer.weight.shape) for layer in layers(extractor)]

@@ -25,7 +25,7 @@ def test_gymnasium_checks_each_without_complaint(env_id):
         check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
 
 
-@pytest.mark.parametrize("env_id", sorted(ENVIRONMENTS.keys() - {"pliant/Stream-v0"}))
+@pytest.mark.parametrize("env_id", sorted(ENVIRONMENTS.keys() - {"pliant/Stream-v0", "pliant/MinAtar-v0"}))
 def test_without_arguments_each_moves_as_the_environment_it_extends(env_id):
     names = {"pliant/SlipperyAnt-v0": "Ant-v5"}
     plain = gymnasium.make(names.get(env_id, env_id.removeprefix("pliant/")))
@@ -123,7 +123,17 @@ def python(code: str) -> str:
 
 
 def test_importing_pliant_envs_imports_no_optional_or_heavy_package():
-    heavy = ["torch", "stable_baselines3", "mujoco", "minigrid", "pygame", "matplotlib", "scipy", "sklearn"]
+    heavy = [
+        "torch",
+        "stable_baselines3",
+        "mujoco",
+        "minigrid",
+        "pygame",
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "minatar",
+    ]
     assert python(f"import sys, pliant.envs; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 
@@ -132,6 +142,7 @@ def test_importing_pliant_envs_imports_no_optional_or_heavy_package():
     [
         ("mujoco", "Ant-v5", 'pip install "pliant[mujoco]"'),
         ("mujoco", "pliant/SlipperyAnt-v0", 'pip install "pliant[mujoco]"'),
+        ("minatar", "pliant/MinAtar-v0", 'pip install "pliant[minatar]"'),
         ("Box2D", "LunarLander-v3", 'pip install "pliant[box2d]"'),
         ("minigrid", "MiniGrid-Empty-5x5-v0", "pip install minigrid"),
     ],

@@ -24,7 +24,11 @@ def shortened(name: str) -> list[str]:
         spec.agent.network.extractor == "resnet-18"
     ):  # a sample takes a thousand times as long as one of digits
         return [*SHORT, "tasks.count=2", "diagnostics.samples=20", "evaluation.tasks=none"]
-    return [*SHORT, "tasks.count=3"] if spec.tasks.count > 20 else [*SHORT]
+    return (
+        [*SHORT, "tasks.count=3"]
+        if spec.agent.algorithm == "classifier" or spec.tasks.count > 20
+        else [*SHORT]
+    )
 
 
 @pytest.mark.slow

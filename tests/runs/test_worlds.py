@@ -117,3 +117,11 @@ def test_lunarlander_comes_out_the_same_after_other_episodes() -> None:
         env.step(2)
     assert episode() == first
     assert len(first) > 50
+
+
+def test_the_tasks_of_the_minatar_cycle_are_three_games_twice() -> None:
+    drawn = tasks("minatar-cycle")
+    games = ["breakout", "space_invaders", "freeway"]
+    assert [make_env(task).unwrapped.game.game_name() for task in drawn] == games * 2
+    starts = [make_env(task).reset(seed=0)[0] for task in drawn]
+    assert len({start.tobytes() for start in starts}) == 3
