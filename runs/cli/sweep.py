@@ -147,7 +147,7 @@ def _conclude(whole: Sweep, result: Result) -> None:
         _print_choices(whole)
     again = f"pliant sweep --resume {whole.folder.path}"
     if result.interrupted:
-        err.print(f"stopped and saved; go on with: {again}", soft_wrap=True)
+        err.print(f"stopped; go on with: {again}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     if result.failed:
         err.print(f"{len(result.failed)} runs failed; they are tried again by: {again}", soft_wrap=True)

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,20 +180,21 @@ def test_an_environment_that_hangs_is_left_by_the_second_ctrl_c(tmp_path: Path) 
     table = TABLE | {"tasks": {"env": "Hanging-v0", "length": 64, "count": 4}}
     spec = tmp_path / "hanging.toml"
     spec.write_text(dump(validate(table, source="test")))
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HANGS, str(spec), "--out", str(tmp_path / "results")],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "hanging" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)  # the first asks for a stop between two rollouts, which never comes
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any("hanging" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)  # asks for a stop between two rollouts, which never comes
+            assert any("stopping at the next rollout" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in rest
     folder = RunFolder.open(next((tmp_path / "results").iterdir()))
