@@ -24,7 +24,7 @@ from .task import Task
 PROVIDERS = {"minigrid-": "minigrid", "babyai-": "minigrid"}
 
 # Packages that environments need -> the extra of pliant that installs them.
-EXTRAS = {"mujoco": "mujoco", "Box2D": "box2d", "minatar": "minatar"}
+EXTRAS = {"mujoco": "mujoco", "Box2D": "box2d", "minatar": "minatar", "metaworld": "metaworld"}
 
 MODULES = "PLIANT_ENV_MODULES"
 """Environment variable: names of modules, besides packages made for gymnasium, that tasks may import."""

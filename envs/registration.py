@@ -10,6 +10,7 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "pliant/Acrobot-v1": ("pliant.envs.classic:Acrobot", 500),
     "pliant/Pendulum-v1": ("pliant.envs.classic:Pendulum", 200),
     "pliant/MinAtar-v0": ("pliant.envs.minatar:MinAtar", None),
+    "pliant/MetaWorld-v0": ("pliant.envs.metaworld:MetaWorld", 200),
     "pliant/Stream-v0": ("pliant.envs.streams:Stream", None),
 }
 

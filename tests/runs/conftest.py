@@ -191,7 +191,7 @@ def _stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stand_ins(_stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The data sets of the presets, in their formats, where they are looked for."""
+def stand_ins(_stand_ins: Path, arms: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data sets of the presets, in their formats, where they are looked for; and Meta-World."""
     monkeypatch.setenv("PLIANT_DATA", str(_stand_ins))
     return _stand_ins

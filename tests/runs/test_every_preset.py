@@ -1,4 +1,4 @@
-"""Every shipped preset, shortened: all tasks, or three of many; stand-ins for data that do not ship."""
+"""Every shipped preset, shortened: all tasks, or three of many; stand-ins for what does not ship."""
 
 from pathlib import Path
 
