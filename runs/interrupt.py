@@ -32,5 +32,6 @@ class Interrupt:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
-        signal.signal(signal.SIGINT, self._previous)
+        # Not what was there before: a shell starts what runs in its background with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.on_request()
