@@ -22,8 +22,10 @@ from .piece import Piece
 from .precision import resolution
 from .spectrum import Spectrum
 
-#: Negative curvature up to this share of the largest is rounding.
+#: Negative curvature up to this share of the largest is rounding,
 CONVEX_TOLERANCE = 1e-6
+#: as is what lies below so many last digits of the curvature between zero and the outputs.
+ROUNDING = 100
 
 
 def output_curvature(operator: GaussNewtonOperator) -> Tensor:
@@ -49,22 +51,33 @@ def output_curvature(operator: GaussNewtonOperator) -> Tensor:
     return (blocks + blocks.transpose(1, 2)) / 2
 
 
-def curvature_root(curvature: Tensor) -> tuple[Tensor, Tensor]:
+def output_roots(operator: GaussNewtonOperator) -> tuple[Tensor, Tensor]:
+    """:func:`curvature_root` of the :func:`output_curvature`, with the rounding that it has there."""
+    rounding = ROUNDING * torch.finfo(operator.dtype).eps * operator.secant
+    return curvature_root(output_curvature(operator), rounding)
+
+
+def curvature_root(curvature: Tensor, rounding: float = 0.0) -> tuple[Tensor, Tensor]:
     """Symmetric square roots ``S`` of ``[N, K, K]`` positive semi-definite blocks, and their pseudo-inverses.
+
+    Args:
+        curvature: the blocks.
+        rounding: curvature of this size says nothing: negative, it is taken for zero, and it is not inverted.
 
     Raises:
         NotConvex: a block has negative curvature beyond rounding.
     """
     values, vectors = torch.linalg.eigh(curvature.double())
     largest = float(values.max())
-    if float(values.min()) < -CONVEX_TOLERANCE * max(largest, 1e-300):
+    floor = max(CONVEX_TOLERANCE * largest, rounding, 1e-300)
+    if float(values.min()) < -floor:
         raise NotConvex(
             f"the loss on the outputs has curvature {float(values.min()):.3g} < 0, so that its Gauss-Newton "
             "matrix has no "
             "Gram form; give a convex loss, for a policy the KL divergence to its frozen self"
         )
     roots = values.clamp(min=0).sqrt()
-    inverse = torch.where(values > CONVEX_TOLERANCE * largest, 1.0 / roots.clamp(min=1e-300), 0.0)
+    inverse = torch.where(values > floor, 1.0 / roots.clamp(min=1e-150), 0.0)
     root = (vectors * roots[:, None]) @ vectors.transpose(1, 2)
     pseudo = (vectors * inverse[:, None]) @ vectors.transpose(1, 2)
     return root.to(curvature.dtype), pseudo.to(curvature.dtype)
@@ -75,7 +88,7 @@ class GramOperator:
 
     def __init__(self, closure: OutputsAndLoss, parameters: Parameters) -> None:
         self._inner = GaussNewtonOperator(closure, parameters)
-        self.root, self.inverse_root = curvature_root(output_curvature(self._inner))
+        self.root, self.inverse_root = output_roots(self._inner)
         self.size = self._inner.outputs.numel()
         self.dtype, self.device = self._inner.dtype, self._inner.device
 
@@ -156,7 +169,7 @@ def jacobian_of(operator: GaussNewtonOperator, weighted: bool = True) -> Jacobia
         n * k, operator.size, operator.dtype.itemsize, operator.device, "the outputs' Jacobian", remedy
     )
     identity = torch.eye(k, dtype=operator.dtype, device=operator.device)
-    root = curvature_root(output_curvature(operator))[0] if weighted else identity.expand(n, k, k)
+    root = output_roots(operator)[0] if weighted else identity.expand(n, k, k)
     rows = torch.empty((n * k, operator.size), dtype=operator.dtype, device=operator.device)
     for sample in range(n):
         cotangents = torch.zeros((k, n, k), dtype=operator.dtype, device=operator.device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InvalidSetting
-from .gram import curvature_root, output_curvature
+from .gram import output_roots
 from .operators import GaussNewtonOperator, OutputsAndLoss, dense, named, outputs_and_loss
 from .piece import Piece
 from .precision import resolution
@@ -103,8 +103,7 @@ def kronecker_factors(
                 raise InvalidSetting(
                     f"the bias of layer {name!r} is missing from the parameters; K-FAC takes both"
                 )
-        curvature = output_curvature(GaussNewtonOperator(lambda: (outputs, loss), weights))
-        root = curvature_root(curvature)[0]  # [N, K, K]
+        root = output_roots(GaussNewtonOperator(lambda: (outputs, loss), weights))[0]  # [N, K, K]
         sites = [calls[name][0][1] for name in layers]
         gradients = [
             torch.autograd.grad(outputs, sites, column, retain_graph=True) for column in root.unbind(1)

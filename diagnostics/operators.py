@@ -198,7 +198,7 @@ class GaussNewtonOperator:
             self.outputs = outputs.detach()
             leaf = outputs.detach().requires_grad_()
             slope = gradient(loss(leaf), {"outputs": leaf})
-            self._slope = slope.detach()
+            self._slope, self._loss = slope.detach(), loss
             inputs = list(items.values())
             cotangent = torch.zeros_like(outputs, requires_grad=True)
             pulled = flat(torch.autograd.grad(outputs, inputs, cotangent, create_graph=True))
@@ -250,6 +250,19 @@ class GaussNewtonOperator:
     def slope(self) -> Tensor:
         """Gradient of the loss in the outputs, of the outputs' shape."""
         return self._slope.reshape(self.outputs.shape)
+
+    @property
+    def secant(self) -> float:
+        """Mean curvature between zero and the outputs, ``max |slope(f) - slope(0)| / max |f|``; 0 at zero.
+
+        The scale at which the curvature at the outputs is rounded: a softmax that is sure of every sample has
+        none left but the difference of two numbers near 1.
+        """
+        zero = torch.zeros_like(self.outputs, requires_grad=True)
+        with torch.enable_grad():
+            there = gradient(self._loss(zero), {"outputs": zero}).detach()
+        farthest = float(self.outputs.abs().max())
+        return float((self._slope - there).abs().max()) / farthest if farthest > 0.0 else 0.0
 
     @property
     def sizes(self) -> dict[str, int]:

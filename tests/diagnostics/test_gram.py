@@ -14,6 +14,7 @@ from pliant.diagnostics.gram import (
     jacobian,
     ntk_effective_rank,
     output_curvature,
+    output_roots,
 )
 from pliant.diagnostics.operators import GaussNewtonOperator, dense
 
@@ -132,6 +133,32 @@ def test_the_roots_square_is_the_curvature_and_the_pseudo_inverse_inverts_it_on_
     root, inverse = curvature_root(curvature)
     assert torch.allclose(root @ root, curvature, atol=1e-15)
     assert torch.allclose(inverse @ curvature @ inverse, root @ inverse, atol=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [10.0, 30.0, 100.0])
+def test_a_network_that_is_sure_of_everything_has_no_negative_curvature(confidence):
+    """In float32 the curvature of a sure softmax is rounding, of either sign; the loss is convex still."""
+    model, x = mlp().float(), inputs((48, 4)).float()
+    with torch.no_grad():
+        model[-1].weight.mul_(0.01)
+        model[-1].bias.copy_(torch.tensor([confidence, 0.0, -1.0]))
+    labels = torch.arange(48) % 2
+    operator = GaussNewtonOperator(
+        lambda: (model(x), lambda outputs: F.cross_entropy(outputs, labels)), model.parameters()
+    )
+    assert float(torch.linalg.eigvalsh(output_curvature(operator)).min()) < 0.0
+    root, inverse = output_roots(operator)
+    assert float(root.abs().max()) < 1.0
+    assert float(inverse.abs().max()) < 1e6
+
+
+def test_the_secant_is_the_curvature_of_a_quadratic_loss_at_every_scale():
+    model, x = mlp(), inputs((10, 4))
+    for scale in (1e-8, 1.0, 1e8):
+        operator = GaussNewtonOperator(
+            lambda scale=scale: (model(x), lambda outputs: scale * (outputs**2).sum() / 2), model.parameters()
+        )
+        assert operator.secant == pytest.approx(scale, rel=1e-12)
 
 
 def test_a_loss_that_is_not_convex_or_couples_samples_is_named():
