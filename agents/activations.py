@@ -1,19 +1,21 @@
 """Activations that put out two numbers per unit."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class Concatenated(nn.Module):
+class Concatenated(nn.Module, ABC):
     """``z -> (f(z), g(z))`` along the channels, ``[B, n, ...] -> [B, 2 n, ...]``; base of the two below."""
 
     def forward(self, preactivations: Tensor) -> Tensor:
         """The first function of all units, then the second."""
         return torch.cat(self.halves(preactivations), dim=1)
 
+    @abstractmethod
     def halves(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``f(z), g(z)``."""
-        raise NotImplementedError
 
 
 class ConcatenatedReLU(Concatenated):

@@ -36,7 +36,7 @@ class MetaWorld(gymnasium.Env[NDArray[np.float64], Any]):
     }
 
     def __init__(self, name: str, render_mode: str | None = None) -> None:
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # type: ignore[import-not-found, unused-ignore]
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
         if name not in ALL_V3_ENVIRONMENTS:
             raise InvalidTask(unknown("task of Meta-World", str(name), ALL_V3_ENVIRONMENTS))

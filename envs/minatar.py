@@ -55,7 +55,7 @@ class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
     ) -> None:
         if game not in GAMES:
             raise InvalidTask(unknown("game", str(game), GAMES))
-        from minatar import Environment  # type: ignore[import-untyped]
+        from minatar import Environment
 
         sticky = real("sticky_action_prob", sticky_action_prob, low=0, high=1)
         self.game = Environment(game, sticky_action_prob=sticky, difficulty_ramping=difficulty_ramping)

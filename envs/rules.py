@@ -180,7 +180,7 @@ class Window(Rule):
     """
 
     rule: Literal["window"]
-    of: int = Field(gt=0)
+    of: int = Field(gt=0, le=10_000_000)
     size: int = Field(gt=0)
     step: int | None = Field(default=None, gt=0)
     cumulative: bool = False
@@ -286,7 +286,7 @@ def resolve(description: Any, seed: int, index: int, count: int, place: str = ""
             rule = _parse(description)
             own = () if rule.shared else (index,)
             rng = np.random.default_rng([seed, *own, crc32(place.encode())])
-            return rule.value(rng, index, count)
+            return _drawn(rule, rng, index, count)
         except InvalidRule as error:
             raise InvalidRule(f"{place}: {error}") from None
     if isinstance(description, Mapping):
@@ -295,6 +295,17 @@ def resolve(description: Any, seed: int, index: int, count: int, place: str = ""
     if isinstance(description, list | tuple):
         return [resolve(item, seed, index, count, f"{place}[{i}]") for i, item in enumerate(description)]
     return description
+
+
+def _drawn(rule: Rule, rng: np.random.Generator, index: int, count: int) -> Any:
+    """The rule's value; numpy fails or warns where its numbers end."""
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            return rule.value(rng, index, count)
+    except InvalidRule:
+        raise
+    except (ArithmeticError, ValueError) as error:
+        raise InvalidRule(f"rule {rule.rule!r} cannot draw from such large numbers: {error}") from None
 
 
 def _parse(description: Mapping[str, Any]) -> Rule:

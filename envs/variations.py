@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import rotate
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -32,28 +33,10 @@ def input_permutation(size: int, seed: int, share: float = 1.0) -> Index:
 def rotated(images: Floats, degrees: float) -> Floats:
     """Rotate ``[N, C, H, W]`` counter-clockwise about the centre; bilinear, 0 where nothing was.
 
-    The same as ``scipy.ndimage.rotate`` with ``order=1, reshape=False, mode="grid-constant"``; right angles
-    only move the pixels of square images.
+    Right angles only move the pixels of square images.
     """
-    height, width = images.shape[2:]
-    angle = np.deg2rad(degrees)
-    # Exact for right angles; off by 1e-16 they would blend each pixel with its neighbour or the outside.
-    sine, cosine = np.round([np.sin(angle), np.cos(angle)], 15)
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    y -= (height - 1) / 2
-    x -= (width - 1) / 2
-    # Where each new pixel comes from, [H, W].
-    from_y = np.round(cosine * y + sine * x + (height - 1) / 2, 12)
-    from_x = np.round(cosine * x - sine * y + (width - 1) / 2, 12)
-    top, left = np.floor(from_y).astype(np.int64), np.floor(from_x).astype(np.int64)
-    flat = images.reshape(*images.shape[:2], height * width)
-    turned = np.zeros_like(flat)
-    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-        weight = np.maximum(0, 1 - np.abs(from_y - row)) * np.maximum(0, 1 - np.abs(from_x - column))
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        source = np.where(inside, row * width + column, 0).ravel()
-        turned += flat[:, :, source] * np.where(inside, weight, 0).ravel().astype(np.float32)
-    return turned.reshape(images.shape)
+    turned: Floats = rotate(images, degrees, axes=(2, 3), order=1, reshape=False, mode="grid-constant")
+    return turned
 
 
 def random_labels(count: int, classes: int, seed: int) -> Index:

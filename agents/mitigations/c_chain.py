@@ -162,7 +162,7 @@ class CChain(Mitigation):
         self._before = {name: p.detach().clone() for name, p in objective.parameters.items()}
 
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
-        """Coefficient times churn; nothing at the very first update, which has nothing before it."""
+        """Coefficient times churn; nothing at a task's first update, which has nothing before it."""
         if self._reference is None or self._other is None:
             return None
         now = self._outputs(self._objective(agent), self._other)
@@ -177,8 +177,9 @@ class CChain(Mitigation):
         return coefficient * churn
 
     def on_task_start(self, agent: "Agent", task: int) -> None:
-        """Begin the means anew."""
+        """Begin the means anew; what a switch does to the network (a new head, a reset) is no churn."""
         self._means = _Means()
+        self._before, self._reference = {}, None
 
     def _objective(self, agent: "Agent") -> Objective:
         objectives = agent.objectives()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import InvalidSetting
 from ..types import Update
 from ..units import UnitLayer, compensate, renew, trace
 from .base import Mitigation
@@ -55,7 +56,7 @@ class ContinualBackprop(Mitigation):
     Args:
         replacement_rate: share of the mature units that is replaced per update, from 0 to 1.
         maturity: updates for which a new unit is left alone.
-        decay: of the means, from 0 to 1.
+        decay: of the means, from 0 to below 1.
         layers: names or patterns of hidden layers; by default all.
 
     Logs ``plasticity/cbp_replaced``, how many have been replaced so far, and ``plasticity/cbp_utility``, the
@@ -73,6 +74,8 @@ class ContinualBackprop(Mitigation):
 
     def __post_init__(self) -> None:
         require_fraction(self, replacement_rate=self.replacement_rate, decay=self.decay)
+        if self.decay == 1:
+            raise InvalidSetting("ContinualBackprop needs a decay below 1: with 1 no mean would ever begin.")
         require_count(self, maturity=self.maturity)
 
     def attach(self, agent: "Agent") -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidSetting
 from ..remodel import normalise
 from ..types import Update
 from ..units import trace
@@ -70,10 +71,18 @@ class NormalizeAndProject(Mitigation):
         normalise(agent.policy, trace(agent), agent.hidden_layers(), self.affine != "none")
 
     def attach(self, agent: "Agent") -> None:
-        """Remember the norms."""
+        """Remember the norms.
+
+        Raises:
+            InvalidSetting: the networks are linear.
+        """
         wiring = trace(agent)
-        projected: list[Any] = [wiring.normalised[name] for name in wiring.normalised]
-        self._layers = [list(layer.parameters()) for layer in projected]
+        if not wiring.normalised:
+            raise InvalidSetting(
+                "NormalizeAndProject needs a hidden layer to normalise, and there is none (the networks are "
+                "linear)."
+            )
+        self._layers = [list(layer.parameters()) for layer in wiring.normalised.values()]
         if self.affine == "project":
             self._layers += [list(norm.parameters()) for norm in wiring.norms]
         self._norms = [joint_norm(parameters).item() for parameters in self._layers]

@@ -1,5 +1,6 @@
 """Resets at switches: of the whole network, or of its last layers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -35,7 +36,7 @@ def redraw(agent: "Agent", names: Iterable[str]) -> None:
 
 
 @dataclass
-class _AtSwitches(Mitigation):
+class _AtSwitches(Mitigation, ABC):
     """What resets have in common: they act at the start of every task but the first, and count."""
 
     conflicts: ClassVar[dict[str, str]] = _FROZEN
@@ -49,8 +50,9 @@ class _AtSwitches(Mitigation):
             self.apply(agent)
             self._count += 1
 
+    @abstractmethod
     def apply(self, agent: "Agent") -> None:
-        raise NotImplementedError
+        """Reset what is to be reset."""
 
     def values(self) -> dict[str, float]:
         """``resets``."""

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 def power_iteration(matrix: Tensor, right: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Left and right vectors ``(u, v)`` that approach those of the largest singular value.
 
+    Where the matrix sends ``right`` to zero, u is zero and ``right`` stays: a layer that is set to zero (a
+    new head) would otherwise have no direction for good, and never be held again.
+
     Args:
         matrix: ``[out, in]``.
-        right: where to begin, ``[in]``.
+        right: where to begin, of length 1, ``[in]``.
         iterations: at least 1; the error falls by ``(sigma_2 / sigma_1)^2`` with each.
     """
     left = right
     for _ in range(iterations):
         left = nn.functional.normalize(matrix @ right, dim=0)
-        right = nn.functional.normalize(matrix.T @ left, dim=0)
+        following = nn.functional.normalize(matrix.T @ left, dim=0)
+        right = torch.where(following.any(), following, right)
     return left, right
 
 
@@ -80,9 +84,9 @@ class Spectral(Mitigation):
         self._right = {}
         for name, layer in self._layers.items():
             matrix = layer.weight.detach().flatten(1)
-            # The row sums' direction is no special one, and needs no randomness; 100 rounds find the leader.
-            start = nn.functional.normalize(matrix.T @ matrix.new_ones(len(matrix)), dim=0)
-            self._right[name] = power_iteration(matrix, start, 100)[1]
+            # Of no special direction, and without randomness; 100 rounds find the leader.
+            start = torch.arange(1.0, 1.0 + matrix.shape[1], device=matrix.device).sin()
+            self._right[name] = power_iteration(matrix, nn.functional.normalize(start, dim=0), 100)[1]
 
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
         """``strength`` times the sum of the deviations."""

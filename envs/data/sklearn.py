@@ -13,7 +13,7 @@ def load_digits(name: str, folder: Path, split: Split) -> DataSet:
 
     The test set of UCI's "Optical Recognition of Handwritten Digits", as scikit-learn ships it.
     """
-    from sklearn import datasets  # type: ignore[import-untyped]
+    from sklearn import datasets
 
     digits = datasets.load_digits()
     chosen = split_by_class(digits.target, split)

@@ -14,9 +14,8 @@ class ActionRemap(Shift):
     """Permute the actions; continuous ones may also change their sign.
 
     Discrete: the agent's action a does what action ``permutation[a]`` did. Box: entry i of the executed
-        action is
-    ``signs[i]`` times entry ``permutation[i]`` of the agent's, where a sign of -1 mirrors the entry at the
-    middle of its bounds.
+    action is ``signs[i]`` times entry ``permutation[i]`` of the agent's, where a sign of -1 mirrors the entry
+    at the middle of its bounds.
 
     Args:
         env: An environment with Discrete actions, or with a bounded Box of actions whose entries have the

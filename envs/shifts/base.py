@@ -1,5 +1,6 @@
 """What all shifts share: recorded parameters, gradual change, checks of parameters and of spaces."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Any, SupportsFloat, TypeAlias
@@ -54,7 +55,7 @@ class Shift(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         )
 
 
-class GradualShift(Shift):
+class GradualShift(Shift, ABC):
     """A shift that can grow, linearly, from nothing at the first environment step to its full size.
 
     After t environment steps the ``progress`` is ``min(1, (elapsed + t) / ramp)``, or 1 throughout if
@@ -91,9 +92,9 @@ class GradualShift(Shift):
                 "tasks, each with a little more of the shift"
             )
 
+    @abstractmethod
     def _apply(self, progress: float) -> None:
         """Put this much of the shift in force. A subclass calls it once at the end of its constructor."""
-        raise NotImplementedError
 
     def step(self, action: Any) -> Step:
         """Move on by one environment step, growing the shift before it."""

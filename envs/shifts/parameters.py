@@ -68,7 +68,7 @@ def _write_gravity(env: Any, value: float) -> None:
 
 
 def _write_inertia(env: Any, value: NDArray[np.float64]) -> None:
-    import mujoco  # type: ignore[import-untyped]
+    import mujoco
 
     env.model.body_mass[:], env.model.body_inertia[:] = value[:, 0], value[:, 1:]
     # The solver uses constants derived from the masses. A scratch MjData, for its state is overwritten.

@@ -220,6 +220,21 @@ def test_a_wrong_rule_is_refused_with_its_place_and_the_reason(rule, message):
     assert str(refusal.value) == f"shifts[0].std: {message}"
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"rule": "uniform", "low": -1.7e308, "high": 1.7e308},
+        {"rule": "linspace", "low": -1.7e308, "high": 1.7e308},
+        {"rule": "integer", "low": 0, "high": 2**70},
+        {"rule": "walk", "low": -1e308, "high": 1e308, "start": 0.0, "std": 1e308},
+        {"rule": "window", "of": 10**15, "size": 2},
+    ],
+)
+def test_numbers_too_large_to_draw_from_are_refused(rule):
+    with pytest.raises(EnvError, match=r"^x: rule '.*'(: of: input should| cannot draw from such)"):
+        resolve({"x": rule}, 0, 2, 3)
+
+
 def test_a_window_that_only_grows_ends_with_the_last_number():
     with pytest.raises(EnvError, match="task 2 would have 6 numbers, but there are 5; have fewer tasks"):
         draws("window", 3, of=5, size=2, cumulative=True)

@@ -97,6 +97,15 @@ def test_the_penalty_compares_with_the_network_of_one_update_ago(algorithm, acti
     )
 
 
+def test_what_a_switch_does_to_the_network_is_no_churn(make, observe):
+    mitigation = CChain(initial=2.0, warmup=1000)
+    agent = make(Classifier, [mitigation], new_head="redraw")
+    agent.learn(40)
+    agent.start_task(1)
+    mitigation.before_update(agent, Update(0, observe(count=8)))
+    assert mitigation.penalty(agent, observe(count=8)) is None
+
+
 @pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 def test_equal_networks_are_not_penalised(algorithm, make):
     mitigation = Watched()

@@ -213,6 +213,7 @@ def test_records_survive_a_saved_agent(algorithm, make, tmp_path):
     [
         ({"replacement_rate": 2.0}, "replacement_rate from 0 to 1"),
         ({"decay": -0.1}, "decay from 0 to 1"),
+        ({"decay": 1.0}, "decay below 1"),  # its means would be divided by zero
         ({"maturity": 0}, "maturity must be a positive"),
     ],
 )

@@ -110,6 +110,11 @@ def test_the_norms_come_from_construction_also_after_loading(make, tmp_path):
     assert loaded.state() == agent.mitigations[0].state()
 
 
+def test_linear_networks_are_refused(make):
+    with pytest.raises(InvalidSetting, match="needs a hidden layer to normalise"):
+        make(Classifier, [NormalizeAndProject()], policy_kwargs={"net_arch": []})
+
+
 def test_clipping_besides_is_refused(make):
     with pytest.raises(InvalidSetting, match="NormalizeAndProject cannot work with WeightClipping: the proj"):
         make(DQN, [WeightClipping(), NormalizeAndProject()])

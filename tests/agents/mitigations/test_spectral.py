@@ -80,6 +80,25 @@ def test_training_brings_the_largest_singular_value_to_the_target(make):
             assert sigma(layer.weight).item() == pytest.approx(2.0, rel=0.05)
 
 
+def test_a_layer_that_was_set_to_zero_is_followed_again_when_it_grows(make, observe):
+    mitigation = Spectral(1.0, target=0.0, power=1)
+    agent = make(Classifier, [mitigation], new_head="zero")
+    agent.start_task(0)
+    assert mitigation.penalty(agent, observe()).isfinite()
+    with torch.no_grad():
+        for p in agent.policy.parameters():
+            p.zero_()
+        agent.policy.head.weight[0, 0] = 3.0
+    penalty = [mitigation.penalty(agent, observe()) for _ in range(20)][-1]
+    assert penalty.item() == pytest.approx(9.0)  # as much as this one layer's largest singular value says
+
+
+def test_a_layer_may_begin_at_zero():
+    left, right = power_iteration(torch.zeros(3, 2), torch.tensor([0.6, 0.8]), 5)
+    assert left.tolist() == [0, 0, 0]
+    assert right.tolist() == pytest.approx([0.6, 0.8])
+
+
 def test_the_singular_vectors_are_kept(make, observe):
     one = Spectral(0.1)
     agent = make(PPO, [one])

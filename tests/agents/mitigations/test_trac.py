@@ -9,15 +9,9 @@ import torch
 from scipy import special
 
 from pliant.agents import DQN, PPO, Classifier, FullReset, InvalidSetting, NonFiniteLoss, Trac, WeightClipping
-from pliant.agents.mitigations.trac import Scale, erfi
+from pliant.agents.mitigations.trac import Scale
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
-
-
-def test_erfi_is_the_imaginary_error_function():
-    x = np.concatenate([np.linspace(-26, 26, 5001), [0.0, 1e-9, -1e-9, 4.0, -4.0]])
-    np.testing.assert_allclose(erfi(x), special.erfi(x), rtol=1e-6, atol=0)
-    assert erfi(np.array([0.0])) == 0
 
 
 # github.com/ComputationalRobotics/TRAC, trac.py, run on the problem below with s_prev = 0.01, in float64 and
