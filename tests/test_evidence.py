@@ -58,9 +58,16 @@ def test_the_tables_of_the_arms_show_what_is_in_their_files(sweep: str) -> None:
         assert cells[1] in line
 
 
-def test_the_correlations_of_the_page_are_in_their_file() -> None:
-    page = (EVIDENCE / "does-collapse-precede-failure.md").read_text(encoding="utf-8")
-    known = {shown(row, kind) for row in rows("collapse") for kind in ("within", "across")}
-    quoted = re.findall(r"−?\d\.\d+ \[−?\d\.\d+, −?\d\.\d+\]", page)
+@pytest.mark.parametrize(
+    ("page", "table", "kinds"),
+    [
+        ("does-collapse-precede-failure", "collapse", ("within", "across")),
+        ("does-data-alone-move-the-spectrum", "data-alone", ("training", "data", "both")),
+    ],
+)
+def test_the_intervals_of_a_page_are_in_its_file(page: str, table: str, kinds: tuple[str, ...]) -> None:
+    text = (EVIDENCE / f"{page}.md").read_text(encoding="utf-8")
+    known = {shown(row, kind) for row in rows(table) for kind in kinds}
+    quoted = re.findall(r"−?\d[.\d]* \[−?\d[.\d]*, −?\d[.\d]*\]", text)
     assert len(quoted) > 20
     assert set(quoted) <= known

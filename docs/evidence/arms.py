@@ -60,11 +60,11 @@ Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 
-def measured(run: RunRecord, task: int) -> Row:
-    """What the run measured before the first update on ``task``."""
-    if (moment := run.moments.get((task, "init"))) is None:
+def measured(run: RunRecord, task: int, moment: str = "init") -> Row:
+    """What the run measured on ``task``: before its first update (``init``), or after its last (``end``)."""
+    if (found := run.moments.get((task, moment))) is None:
         return {}
-    numbers = moment.scalars
+    numbers = found.scalars
     row: Row = {}
     for part in sorted({tag.split("/")[1] for tag in numbers if tag.endswith("/weight_norm")}):
         layers = [
@@ -72,8 +72,8 @@ def measured(run: RunRecord, task: int) -> Row:
         ]
         last = max(layers, key=lambda name: (len(name), name), default="0")
         for column, tag in MEASURED.items():
-            if (found := tag.format(part=part, last=last)) in numbers:
-                row[f"{part}_{column}"] = numbers[found]
+            if (key := tag.format(part=part, last=last)) in numbers:
+                row[f"{part}_{column}"] = numbers[key]
     return row
 
 

@@ -107,8 +107,12 @@ def picture(table: Sequence[dict]) -> Figure:
     """A panel per sweep: correlations within arms (dots) and across arms (diamonds) with their intervals."""
     sweeps = list(dict.fromkeys(row["sweep"] for row in table))
     most = max(sum(row["sweep"] == sweep for row in table) for sweep in sweeps)
-    figure = Figure(figsize=(5.4 * len(sweeps), 1.2 + 0.27 * most), layout="constrained")
-    for panel, sweep in zip(figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps, strict=True):
+    lines = -(-len(sweeps) // 2)
+    figure = Figure(figsize=(10.8, (0.9 + 0.25 * most) * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, 2, squeeze=False).ravel()
+    for panel in grid[len(sweeps) :]:
+        panel.remove()
+    for panel, sweep in zip(grid, sweeps, strict=False):
         rows = [row for row in table if row["sweep"] == sweep][::-1]
         parts = {row["part"] for row in rows}
         for place, row in enumerate(rows):
@@ -134,7 +138,7 @@ def picture(table: Sequence[dict]) -> Figure:
         panel.set_xlabel("Spearman's correlation with the return of the task")
         panel.grid(axis="x", color="#e6e8ec")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(fontsize=9, frameon=False, loc="lower left")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

@@ -1,0 +1,156 @@
+"""Does data alone move the spectrum? The same parameters on the data before and after a switch.
+
+``python docs/evidence/data_alone.py results/cartpole-offset ...`` writes for all sweeps together
+
+* ``data/data-alone.csv``: a row per sweep, arm, part and measurement: the factor by which the number changes
+  while a task is trained (``end`` of a task over its ``init``), at the switch, where the parameters stay and
+  the data change (``init`` of the next over ``end``), and from ``init`` to ``init``, their product,
+* ``images/data-alone.png``.
+
+A factor is the geometric mean over the switches of a run, then over the runs of an arm; intervals are 95 %,
+from resampling whole runs. Fresh agents are left out, whose parameters do change at a switch.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from arms import Row, measured, write
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pliant.runs.records import RunRecord
+from pliant.runs.report import gather
+from pliant.runs.statistics import Interval
+
+HERE = Path(__file__).parent
+REPETITIONS = 1_000
+LEAST_RUNS = 3
+
+CHANGES = {
+    "epsilon_rank": "ε-rank of the Hessian, ε = 0.01",
+    "hessian_effective_rank": "effective rank of the Hessian",
+    "largest_eigenvalue": "largest eigenvalue",
+    "gradient_norm": "gradient norm",
+    "feature_rank": "effective feature rank",
+}
+"""What is positive, so that it can change by a factor."""
+
+KINDS = {
+    "training": ("while a task is trained", "#0072B2", "o"),
+    "data": ("data alone", "#D55E00", "D"),
+    "both": ("from task to task", "#1c2430", "|"),
+}
+"""Label, colour and marker: of the two parts that every change is made of, and of the change."""
+
+Array = NDArray[np.float64]
+
+
+def log_changes(run: RunRecord) -> dict[tuple[str, str, str], float]:
+    """The mean change of the logarithm, by part, measurement and kind of ``KINDS``."""
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    tasks = len(run.manifest["boundaries"]) - 1
+    for task in range(tasks - 1):
+        before, old, new = (
+            measured(run, task, "init"),
+            measured(run, task, "end"),
+            measured(run, task + 1, "init"),
+        )
+        for column in old:
+            part, _, name = column.partition("_")
+            trio = [numbers.get(column, 0.0) for numbers in (before, old, new)]
+            if name in CHANGES and min(trio) > 0.0:
+                first, middle, last = np.log(trio)
+                found[part, name, "training"].append(middle - first)
+                found[part, name, "data"].append(last - middle)
+                found[part, name, "both"].append(last - first)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def factor(logs: Array) -> Interval:
+    """Geometric mean over runs and its 95 % interval, from the mean log changes of the runs ``[runs]``."""
+    picks = np.random.default_rng(0).integers(len(logs), size=(REPETITIONS, len(logs)))
+    low, high = np.quantile(logs[picks].mean(1), [0.025, 0.975])
+    return Interval(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)))
+
+
+def changes(sweep: Path) -> list[Row]:
+    """A row per arm, part and measurement."""
+    comparison, problems = gather(sorted((sweep / "runs").iterdir()))
+    if problems or comparison.notes:
+        print("\n".join((*problems, *comparison.notes)), file=sys.stderr)
+    table = []
+    for arm in comparison.arms:
+        runs = [] if arm.fresh else [log_changes(run) for run in arm.runs if comparison.counts(run)]
+        for part, name in dict.fromkeys(key[:2] for run in runs for key in run):
+            row: Row = {"sweep": sweep.name, "arm": arm.label, "part": part, "measurement": name}
+            for kind in KINDS:
+                logs = np.array([run[part, name, kind] for run in runs if (part, name, kind) in run])
+                if len(logs) < LEAST_RUNS:
+                    break
+                found = factor(logs)
+                row |= {"runs": len(logs), kind: found.value}
+                row |= {f"{kind}_low": found.low, f"{kind}_high": found.high}
+            else:
+                table.append(row)
+    return table
+
+
+def picture(table: Sequence[Row]) -> Figure:
+    """A panel per sweep and part: the factors by measurement and arm."""
+    # What the parts have is in the total already.
+    panels = [key for key in dict.fromkeys((row["sweep"], row["part"]) for row in table) if key[1] != "total"]
+    arms = list(dict.fromkeys(row["arm"] for row in table))
+    places = {
+        (name, arm): -(len(arms) + 0.8) * m - a
+        for m, name in enumerate(CHANGES)
+        for a, arm in enumerate(arms)
+    }
+    size = (3.0 * len(panels) + 3.0, 1.4 + 0.17 * len(places))
+    figure = Figure(figsize=size, layout="constrained")
+    for panel, key in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
+    ):
+        for row in table:
+            if (row["sweep"], row["part"]) == key:
+                place = places[row["measurement"], row["arm"]]
+                for kind, (_, colour, marker) in KINDS.items():
+                    ends = [row[f"{kind}_low"], row[f"{kind}_high"]]
+                    panel.plot(ends, [place] * 2, color=colour, linewidth=1.4)
+                    panel.plot(row[kind], place, marker, color=colour, markersize=4)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.axvline(1.0, color="#5b6370", linewidth=0.8)
+        panel.set_title(": ".join(key), fontsize=10, loc="left")
+        panel.set_xlabel("factor")
+        panel.grid(axis="x", color="#e6e8ec")
+        panel.spines[["top", "right"]].set_visible(False)
+    labels = [f"{CHANGES[name]}   {arm}" if arm == arms[0] else arm for name, arm in places]
+    figure.axes[0].set_yticks(list(places.values()), labels, fontsize=8)
+    for label, colour, marker in KINDS.values():
+        figure.axes[0].plot([], [], marker, color=colour, label=label)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
+    return figure
+
+
+def main(sweeps: Sequence[Path]) -> None:
+    """Read, write, print."""
+    table = [row for sweep in sweeps for row in changes(sweep)]
+    if not table:
+        sys.exit("no run was measured at both ends of its tasks: set diagnostics.at = ['init', 'end']")
+    write(HERE / "data" / "data-alone.csv", table)
+    picture(table).savefig(HERE / "images" / "data-alone.png", dpi=110, metadata={"Software": None})
+    print(f"| sweep | arm | measured | {' | '.join(label for label, _, _ in KINDS.values())} | runs |")
+    print(f"|{'---|' * (len(KINDS) + 4)}")
+    for row in table:
+        cells = " | ".join(str(Interval(row[k], row[f"{k}_low"], row[f"{k}_high"])) for k in KINDS)
+        name = f"{row['part']}: {CHANGES[row['measurement']]}"
+        print(f"| {row['sweep']} | `{row['arm']}` | {name} | {cells} | {row['runs']} |")
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])
