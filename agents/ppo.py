@@ -258,6 +258,7 @@ class PPO(Agent, stable_baselines3.PPO):
                 loss=lambda batch: self._actor_loss(clips(batch)),
                 outputs=lambda batch: distribution_parameters(self._distribution(batch)),
                 output_loss=lambda outputs, _: kl_from_present(outputs, self.action_space),
+                divergence=True,
             ),
             "critic": Objective(
                 "critic",

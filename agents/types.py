@@ -92,6 +92,8 @@ class Objective:
         output_loss: (outputs, batch) -> scalar, a convex function of the outputs, a mean over samples: with
             it the generalised Gauss-Newton matrix is J' (d2 output_loss) J. ``None`` where there is no such
             form.
+        divergence: whether that is a divergence from the present outputs, which curves there but has no
+            slope.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Objective:
     loss: Callable[[Any], Tensor]
     outputs: Callable[[Any], Tensor]
     output_loss: Callable[[Tensor, Any], Tensor] | None
+    divergence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,10 @@ class NotConvex(MeasurementError):
     """The loss on the outputs has negative curvature, so that its Gauss-Newton matrix has no square root."""
 
 
+class NotQuadratic(MeasurementError):
+    """The loss slopes where it does not curve, so that no quadratic model says where its minimum is."""
+
+
 class EpsilonBelowFloor(MeasurementError):
     """Epsilon is smaller than what the precision of the products can resolve."""
 

@@ -81,7 +81,7 @@ def srank(sigma: Tensor, delta: float = SRANK_DELTA) -> int:
     if total == 0:
         return 0
     held = torch.cumsum(sigma, 0) / total
-    return int((held < 1.0 - delta).sum()) + 1
+    return min(int((held < 1.0 - delta).sum()) + 1, len(sigma))  # rounding may leave the last below 1
 
 
 def stable_rank(sigma: Tensor) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import EmptyBatch, InvalidSetting
+from .errors import EmptyBatch, InvalidSetting, NotFinite
 from .operators import Parameters, gradient, named
 
 #: A unit whose incoming weights' mean gradient magnitude is at most this share of its layer's mean does not
@@ -15,12 +15,18 @@ INACTIVE_SHARE = 0.025
 
 
 def loss_and_gradient(loss: Callable[[], Tensor], parameters: Parameters) -> tuple[float, Tensor]:
-    """The loss and its flat gradient ``[P]``, without a graph."""
+    """The loss and its flat gradient ``[P]``, without a graph.
+
+    Raises:
+        NotFinite: one of them holds NaN or infinity.
+    """
     items = named(parameters)
     with torch.enable_grad():
         value = loss()
-        slope = gradient(value, items)
-    return float(value.detach()), slope.detach()
+        slope = gradient(value, items).detach()
+    if not torch.isfinite(slope).all():
+        raise NotFinite("the gradient holds NaN or infinity; look at the loss and the parameters")
+    return float(value.detach()), slope
 
 
 def minibatch_gradients(losses: Iterable[Callable[[], Tensor]], parameters: Parameters) -> Tensor:

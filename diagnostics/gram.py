@@ -19,7 +19,7 @@ from .features import effective_rank
 from .memory import check_dense
 from .operators import GaussNewtonOperator, OutputsAndLoss, Parameters
 from .piece import Piece
-from .precision import resolution
+from .precision import RESOLUTION, resolution
 from .spectrum import Spectrum
 
 #: Negative curvature up to this share of the largest is rounding,
@@ -63,20 +63,21 @@ def curvature_root(curvature: Tensor, rounding: float = 0.0) -> tuple[Tensor, Te
     Args:
         curvature: the blocks.
         rounding: curvature of this size says nothing: negative, it is taken for zero, and it is not inverted.
+            Nor is what the blocks' precision cannot resolve beside the largest curvature.
 
     Raises:
         NotConvex: a block has negative curvature beyond rounding.
     """
     values, vectors = torch.linalg.eigh(curvature.double())
     largest = float(values.max())
-    floor = max(CONVEX_TOLERANCE * largest, rounding, 1e-300)
-    if float(values.min()) < -floor:
+    if float(values.min()) < -max(CONVEX_TOLERANCE * largest, rounding, 1e-300):
         raise NotConvex(
             f"the loss on the outputs has curvature {float(values.min()):.3g} < 0, so that its Gauss-Newton "
             "matrix has no "
             "Gram form; give a convex loss, for a policy the KL divergence to its frozen self"
         )
     roots = values.clamp(min=0).sqrt()
+    floor = max(RESOLUTION[curvature.dtype] * largest, rounding, 1e-300)
     inverse = torch.where(values > floor, 1.0 / roots.clamp(min=1e-150), 0.0)
     root = (vectors * roots[:, None]) @ vectors.transpose(1, 2)
     pseudo = (vectors * inverse[:, None]) @ vectors.transpose(1, 2)
@@ -104,6 +105,19 @@ class GramOperator:
     def residual(self) -> Tensor:
         """``S^+ dl/df``, flat ``[N K]``: half its square is what the loss's quadratic model can fall by."""
         return torch.einsum("nij,nj->ni", self.inverse_root, self._inner.slope).reshape(-1)
+
+    @property
+    def covered(self) -> float:
+        """``|S S^+ dl/df|^2 / |dl/df|^2``: how much of the slope lies where the loss curves; 1 without slope.
+
+        The rest the quadratic model knows nothing of: errors beyond Huber's delta, samples of which a softmax
+        is sure and wrong.
+        """
+        slope = self._inner.slope.double()
+        seen = torch.einsum("nij,nj->ni", self.root.double(), self.residual.double().reshape(slope.shape))
+        scale = float(slope.abs().max()) or 1.0
+        total = float((slope / scale).square().sum())
+        return float((seen / scale).square().sum()) / total if total else 1.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from .errors import InvalidSetting
 from .gram import output_roots
+from .memory import check_dense
 from .operators import GaussNewtonOperator, OutputsAndLoss, dense, named, outputs_and_loss
 from .piece import Piece
 from .precision import resolution
@@ -127,8 +128,9 @@ def _second_moment(slope: Tensor) -> Tensor:
 def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
     """What the layer's weight multiplies, ``[N, T, in]``, with a one for the bias."""
     if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        columns = F.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode)  # as its forward pass does
+        columns = F.unfold(padded, layer.kernel_size, layer.dilation, stride=layer.stride)
         patches = columns.transpose(1, 2)
     else:
         patches = inputs.reshape(len(inputs), -1, inputs.shape[-1])
@@ -162,6 +164,10 @@ def kronecker_spectrum(
         covered |= {id(p) for p in layers[name].parameters()}
     rest = {name: p for name, p in items.items() if id(p) not in covered}
     if rest:
-        block = torch.linalg.eigvalsh(dense(GaussNewtonOperator(closure, rest))).numpy()
+        remaining = GaussNewtonOperator(closure, rest)
+        remedy = "measure layers one by one (parts), or use ggn"
+        what = "the block of what no layer holds"
+        check_dense(remaining.size, remaining.size, 8, torch.device("cpu"), what, remedy)
+        block = torch.linalg.eigvalsh(dense(remaining)).numpy()
         spectra["other"] = Spectrum((Piece.of_eigenvalues(block, resolution(dtype, block)),), "ggn")
     return spectra | {"": Spectrum.union(spectra.values())}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .batches import sample_count, split, take
 from .comparison import spectral_distance
 from .curvature import operator_spectrum
+from .errors import NotFinite
 from .features import distance, measure_features, norm
 from .gradients import (
     gradient_covariance,
@@ -121,7 +122,7 @@ class _Instruments:
                 self.attempt(f"spectrum/{_key(name, operator)}", partial(self.spectrum, name, operator))
         if settings.minibatches and not whole:
             self.attempt(f"gradients/{name}", lambda: self.gradients(name))
-        if settings.updates and not whole and convex:
+        if settings.updates and not whole and _teaches(self.objectives[name]):
             self.attempt(f"trainability/{name}", lambda: self.trainability(name))
 
     def attempt(self, name: str, instrument: Callable[[], None]) -> None:
@@ -138,7 +139,13 @@ class _Instruments:
     def features(self) -> None:
         with torch.no_grad():
             features = self.agent.features(self.agent.observations(self.batch))
-        self.snapshot.features.update(measure_features(features))
+        finite = {layer: values for layer, values in features.items() if torch.isfinite(values).all()}
+        self.snapshot.features.update(measure_features(finite))
+        if len(finite) < len(features):
+            lost = ", ".join(layer for layer in features if layer not in finite)
+            raise NotFinite(
+                f"the features of {lost} hold NaN or infinity; look at parameters and observations"
+            )
 
     def norms(self, reference: Networks | None) -> None:
         for network, parameters in self.agent.networks().items():
@@ -226,16 +233,13 @@ class _Instruments:
         batches = [take(self.batch, index.to(full.device)) for index in chosen]
         rows = minibatch_gradients([partial(objective.loss, one) for one in batches], objective.parameters)
         self.snapshot.arrays[f"{name}/gradient_covariance"] = gradient_covariance(rows).cpu().numpy()
-        if objective.output_loss is not None and self.slope(name) > 0.0 and loss > 0.0:
+        if _teaches(objective) and loss > 0.0:
             ready = optimization_readiness(loss, full, rows)
             for quantity in ("strength", "reliability", "readiness"):
                 values[f"plasticity/{name}/optimization_{quantity}"] = getattr(ready, quantity)
 
     def trainability(self, name: str) -> None:
-        """The verdict, for a loss whose outputs still have somewhere to go."""
         settings, objective = self.settings, self.objectives[name]
-        if self.slope(name) == 0.0:
-            return
         spectrum = self.snapshot.spectra.get(_key(name, "ggn"))
         found = trainability(
             outputs_closure(objective, self.batch),
@@ -246,19 +250,10 @@ class _Instruments:
         )
         self.snapshot.values.update(found.scalars(f"switch/{name}/trainability"))
 
-    def slope(self, name: str) -> float:
-        """Length of the loss's gradient in the outputs; zero for a KL to the present policy."""
-        objective = self.objectives[name]
-        if objective.outputs is None or objective.output_loss is None:
-            return 0.0
-        with torch.no_grad():
-            outputs = objective.outputs(self.batch)
-        outputs.requires_grad_()
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(objective.output_loss(outputs, self.batch), outputs)
-        # A KL to itself has a gradient of rounding size.
-        length = float(slope.double().norm()) * len(slope) ** 0.5
-        return length if length > 1e-4 else 0.0
+
+def _teaches(objective: Objective) -> bool:
+    """Whether its outputs have a loss that training is to bring down, as a divergence from them is not."""
+    return objective.output_loss is not None and not objective.divergence
 
 
 def _key(name: str, operator: str) -> str:

@@ -68,6 +68,7 @@ class Group:
     loss: Callable[[Batch], Tensor]
     outputs: Callable[[Batch], Tensor] | None
     output_loss: Callable[[Tensor, Batch], Tensor] | None
+    divergence: bool
 
 
 def resolve(
@@ -99,7 +100,7 @@ def resolve(
         known = [key for key, ps in networks.items() if any(id(p) in members for p in ps.values())]
         known += by_layer(objective.parameters)
         raise UnknownOption("parts", part, tuple(f"{name}/{key}" for key in dict.fromkeys(known)))
-    return Group(part, chosen, objective.loss, objective.outputs, objective.output_loss)
+    return Group(part, chosen, objective.loss, objective.outputs, objective.output_loss, objective.divergence)
 
 
 def check_ratios(agent: Measurable, batch: Batch) -> float:

@@ -35,6 +35,10 @@ class Objective(Protocol):
     def output_loss(self) -> Callable[[Tensor, Batch], Tensor] | None:
         """A convex loss on outputs, a mean over samples, for the Gauss-Newton matrix, if there is one."""
 
+    @property
+    def divergence(self) -> bool:
+        """Whether that is a divergence from the present outputs: it curves there, but has no slope."""
+
 
 class Measurable(Protocol):
     """An agent as the instruments see it."""

@@ -8,14 +8,16 @@ In the linearised network, K steps of gradient descent at learning rate eta leav
 so the share of the initial residual that lies in faster directions bounds how far training can get (the
 epsilon-rank condition of arXiv 2509.22335, version 3). The residual is that of the loss's quadratic model on
 the outputs, ``w = S^+ dl/df``, its directions those of the loss-weighted Gram matrix ``S J J' S``; one
-Lanczos run from w gives the share with rigorous Gauss-Radau bounds and no random probe. The condition is that
-of plain gradient descent: for Adam, whose steps are rescaled, it is an indication.
+Lanczos run from w gives the share with rigorous Gauss-Radau bounds and no random probe. Where the loss slopes
+without curving there is no such model: TD errors beyond Huber's delta, samples of which a softmax is sure and
+wrong. With too many of them there is no verdict. The condition is that of plain gradient descent: for Adam,
+whose steps are rescaled, it is an indication.
 """
 
 import math
 from dataclasses import dataclass
 
-from .errors import InvalidSetting
+from .errors import InvalidSetting, NotQuadratic
 from .estimate import Estimate
 from .gram import GramOperator
 from .lanczos import block_lanczos
@@ -28,6 +30,8 @@ from .spectrum import Spectrum
 REMAINING = 0.1
 #: A task counts as learnable when directions with nine tenths of its residual can be.
 REQUIRED_SHARE = 0.9
+#: The quadratic model speaks for the loss if it knows of so much of the squared slope on the outputs.
+COVERED = 0.9
 
 
 def principled_epsilon(learning_rate: float, updates: int, remaining: float = REMAINING) -> float:
@@ -52,7 +56,8 @@ class Trainability:
         epsilon: curvature that training can use, from learning rate and number of updates.
         share: of the initial residual, in directions of more curvature than epsilon; bracket without
             randomness.
-        required: curvature of the slowest direction that the required share needs, with its bracket.
+        required: curvature of the slowest direction that the required share needs, with its bracket; 0 where
+            no curvature above rounding has that share.
         rank: epsilon-rank of the Gauss-Newton matrix at epsilon, as measured; None without a spectrum.
         required_rank: its rank at ``required``, what the task asks for; None without a spectrum.
         verdict: ``trainable`` or ``untrainable`` where the bracket of the share lies on one side of what is
@@ -104,11 +109,18 @@ def trainability(
     Raises:
         InvalidSetting: a number is out of range, or there is no residual (the loss is at its minimum, or is a
             KL to itself).
+        NotQuadratic: more than a tenth of the squared slope lies where the loss does not curve.
     """
     if not 0 < required_share < 1:
         raise InvalidSetting(f"required_share={required_share} must lie between 0 and 1")
     epsilon = principled_epsilon(learning_rate, updates, remaining)
     operator = GramOperator(closure, parameters)
+    if not (covered := operator.covered) >= COVERED:
+        raise NotQuadratic(
+            f"only {covered:.0%} of the loss's squared slope lies where it curves, the rest with TD errors "
+            "beyond Huber's delta or samples of which a softmax is sure and wrong: without a quadratic model "
+            "there is no verdict; look at the size of rewards or logits"
+        )
     residual = operator.residual.double()
     length = float(residual.norm())
     if not length > 0:
@@ -150,6 +162,8 @@ def _required(form: Ritz, share: float, error: float) -> Estimate:
 
     def quantile(pick: str) -> float:
         near, far = math.log(max(10 * error, 1e-300)), math.log(max(2 * form.norm, 1e-299))
+        if getattr(_share(form, math.exp(near), error), pick) < share:
+            return 0.0
         for _ in range(50):
             middle = (near + far) / 2
             if getattr(_share(form, math.exp(middle), error), pick) >= share:

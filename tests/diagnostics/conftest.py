@@ -68,6 +68,7 @@ class TinyObjective:
     loss: Callable[[TinyBatch], Tensor]
     outputs: Callable[[TinyBatch], Tensor] | None
     output_loss: Callable[[Tensor, TinyBatch], Tensor] | None
+    divergence: bool = False
 
 
 class TinyAgent:

@@ -82,10 +82,18 @@ def test_ppos_fisher_is_positive_and_holds_two_for_each_log_deviation():
 
 def test_dqns_gauss_newton_is_that_of_its_td_loss():
     agent = DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [6]}, seed=0, device="cpu")
-    snapshot = take_snapshot(agent, gathered(agent, "CartPole-v1"), EVERYTHING, strict=True)
+    batch = gathered(agent, "CartPole-v1")
+    batch = batch._replace(targets=0.1 * batch.targets)  # errors within Huber's parabola
+    snapshot = take_snapshot(agent, batch, EVERYTHING, strict=True)
     assert {"q", "q-ggn", "q-kfac", "q-gram"} <= set(snapshot.spectra)
     assert snapshot.spectra["q-ggn"].nodes.min() > -1e-6 * snapshot.spectra["q-ggn"].norm
     assert "switch/q/trainability/verdict" in snapshot.scalars()
+
+
+def test_a_policys_divergence_from_itself_is_nothing_to_learn():
+    agent = ppo("CartPole-v1")
+    values = take_snapshot(agent, gathered(agent, "CartPole-v1"), EVERYTHING, strict=True).values
+    assert {tag.split("/")[1] for tag in values if "trainability" in tag or "readiness" in tag} == {"critic"}
 
 
 def classifier(hidden=(6, 5), samples=60):

@@ -54,6 +54,11 @@ def test_srank_counts_until_one_percent_is_left():
     assert srank(torch.tensor([98.0, 0.5, 1.5], dtype=torch.float64), delta=0.001) == 3
 
 
+def test_srank_of_everything_is_the_number_of_singular_values():
+    sigma = torch.full((49,), 0.1, dtype=torch.float64)  # whose sums round to less than the whole
+    assert srank(sigma, delta=0.0) == 49
+
+
 def test_a_layer_of_zeros_has_rank_zero_and_only_dead_units():
     found = statistics(torch.zeros(10, 4))
     assert (found.effective_rank, found.srank, found.stable_rank) == (0.0, 0.0, 0.0)

@@ -44,6 +44,12 @@ def test_minibatch_gradients_average_to_the_full_gradient():
         minibatch_gradients([], [weight])
 
 
+def test_a_gradient_that_is_not_finite_is_named_although_the_loss_is():
+    x = torch.zeros(2, requires_grad=True)
+    with pytest.raises(errors.NotFinite, match="the gradient holds NaN"):
+        loss_and_gradient(lambda: x.sqrt().sum(), [x])
+
+
 def test_readiness_is_strength_times_reliability():
     full = torch.tensor([3.0, 4.0])
     noisy = torch.tensor([[3.0, 4.0], [6.0, 8.0]])  # squared norms 25 and 100

@@ -135,6 +135,14 @@ def test_the_roots_square_is_the_curvature_and_the_pseudo_inverse_inverts_it_on_
     assert torch.allclose(inverse @ curvature @ inverse, root @ inverse, atol=1e-12)
 
 
+def test_small_curvature_is_inverted_as_far_as_the_precision_resolves_it():
+    for dtype, resolved in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        _, inverse = curvature_root(torch.diag(torch.tensor([1.0, resolved], dtype=dtype))[None])
+        assert inverse[0, 1, 1].item() == pytest.approx(resolved**-0.5, rel=1e-5)
+        _, inverse = curvature_root(torch.diag(torch.tensor([1.0, 1e-4 * resolved], dtype=dtype))[None])
+        assert inverse[0, 1, 1].item() == 0.0
+
+
 @pytest.mark.parametrize("confidence", [10.0, 30.0, 100.0])
 def test_a_network_that_is_sure_of_everything_has_no_negative_curvature(confidence):
     """In float32 the curvature of a sure softmax is rounding, of either sign; the loss is convex still."""

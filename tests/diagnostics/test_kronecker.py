@@ -162,6 +162,21 @@ def test_layers_that_kfac_does_not_describe_are_named():
         )
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect"])
+def test_padding_is_what_the_layer_pads(mode):
+    """A picture that is padded beforehand, and a convolution that pads nothing."""
+    x = inputs((5, 2, 6, 7))
+    padded = build(lambda: nn.Conv2d(2, 3, 3, padding="same", padding_mode=mode), nn.Flatten)
+    plain = build(lambda: nn.Conv2d(2, 3, 3), nn.Flatten)
+    plain.load_state_dict(padded.state_dict())
+    loss = lambda out: (out**2).sum(1).mean()  # noqa: E731
+    wide = F.pad(x, (1, 1, 1, 1), mode="constant" if mode == "zeros" else mode)
+    (own,) = kronecker_factors(lambda: (padded(x), loss), padded, dict(padded.named_parameters())).values()
+    (other,) = kronecker_factors(lambda: (plain(wide), loss), plain, dict(plain.named_parameters())).values()
+    torch.testing.assert_close(own.inputs, other.inputs)
+    torch.testing.assert_close(own.outputs, other.outputs)
+
+
 def test_hooks_are_gone_afterwards():
     model, x = mlp(), inputs((5, 4))
     kronecker_factors(lambda: (model(x), lambda out: (out**2).mean()), model, dict(model.named_parameters()))

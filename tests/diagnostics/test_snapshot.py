@@ -129,6 +129,28 @@ def test_what_fails_is_recorded_and_the_rest_is_measured(tiny_agent, tiny_batch)
         take_snapshot(agent, tiny_batch, strict=True)
 
 
+def test_features_that_are_not_finite_are_named_and_the_others_measured(tiny_agent, tiny_batch):
+    agent = tiny_agent()
+    with torch.no_grad():
+        agent.policy["critic"][0].weight.fill_(float("nan"))
+    snapshot = take_snapshot(agent, tiny_batch, SnapshotSettings(operators=()))
+    assert list(snapshot.features) == ["actor/0"]
+    assert snapshot.failures["features"].startswith("NotFinite: the features of critic/0 hold NaN")
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_what_is_read_from_slopes_is_there_at_every_scale_of_the_loss(tiny_agent, tiny_batch, scale):
+    settings = SnapshotSettings(operators=(), minibatch_size=2, learning_rate=0.1, updates=10)
+    batch = tiny_batch._replace(coefficient=0.5 * scale)
+    values = take_snapshot(tiny_agent(), batch, settings, strict=True).values
+    whole = take_snapshot(tiny_agent(), tiny_batch, settings, strict=True).values
+    for name in ("actor", "critic"):
+        strength = f"plasticity/{name}/optimization_strength"
+        assert values[strength] == pytest.approx(scale * whole[strength])
+        required = f"switch/{name}/trainability/required"
+        assert values[required] == pytest.approx(scale * whole[required], rel=1e-6)
+
+
 def test_an_empty_batch_is_named(tiny_agent, tiny_batch):
     with pytest.raises(errors.EmptyBatch, match="gather at least one"):
         take_snapshot(tiny_agent(), take(tiny_batch, slice(0, 0)))

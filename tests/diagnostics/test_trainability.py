@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pliant.diagnostics import errors, hessian_spectrum
+from pliant.diagnostics.gram import GramOperator
 from pliant.diagnostics.trainability import principled_epsilon, trainability
 
 
@@ -101,3 +103,49 @@ def test_a_loss_without_slope_is_named():
     closure, parameters = diagonal_problem([1.0, 2.0], [0.0, 0.0])
     with pytest.raises(errors.InvalidSetting, match="no slope"):
         trainability(closure, parameters, 0.1, 10)
+
+
+def huber_problem(targets):
+    """Outputs ``w`` with Huber's loss, delta 1: no curvature where the error is larger."""
+    weights = torch.zeros(len(targets), dtype=torch.float64, requires_grad=True)
+    aims = torch.tensor(targets, dtype=torch.float64)[:, None]
+    return lambda: (weights[:, None], lambda outputs: F.smooth_l1_loss(outputs, aims)), [weights]
+
+
+@pytest.mark.parametrize("targets", [[50.0, -3.0], [0.5, 50.0]])
+def test_a_loss_that_slopes_without_curving_has_no_verdict(targets):
+    closure, parameters = huber_problem(targets)
+    with pytest.raises(
+        errors.NotQuadratic, match=r"only (0|20)% of the loss's squared slope lies where it curves"
+    ):
+        trainability(closure, parameters, 0.1, 10)
+
+
+def test_a_few_large_errors_leave_the_verdict_to_the_others():
+    closure, parameters = huber_problem([0.9] * 20 + [50.0])  # 0.94 of the squared slope is in the parabola
+    assert GramOperator(closure, parameters).covered == pytest.approx(20 * 0.81 / (20 * 0.81 + 1))
+    assert trainability(closure, parameters, 0.1, 10**4).verdict == "trainable"
+
+
+def test_a_softmax_that_is_sure_and_wrong_has_no_verdict_and_one_that_is_unsure_has():
+    labels = torch.tensor([0, 1, 1, 0])
+    for confidence, found in ((1.0, True), (1e4, False)):
+        bias = torch.tensor([-confidence, confidence], requires_grad=True)
+        closure = lambda bias=bias: (bias.expand(4, 2), lambda out: F.cross_entropy(out, labels))  # noqa: E731
+        if found:
+            assert GramOperator(closure, [bias]).covered == pytest.approx(1.0, abs=1e-5)
+        else:
+            with pytest.raises(errors.NotQuadratic):
+                trainability(closure, [bias], 0.1, 10)
+
+
+def test_a_residual_that_no_parameter_reaches_needs_a_curvature_of_zero():
+    """Nine tenths of the residual lie with outputs that do not move: no curvature is low enough."""
+    closure, parameters = diagonal_problem([1.0, 0.0], [1.0, 3.0])
+    found = trainability(
+        closure, parameters, 0.1, 10**9, hessian_spectrum(closure, parameters, operator="ggn")
+    )
+    assert found.verdict == "untrainable"
+    assert found.share.value == pytest.approx(0.1)
+    assert (found.required.low, found.required.value, found.required.high) == (0.0, 0.0, 0.0)
+    assert found.required_rank is None
