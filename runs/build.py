@@ -16,7 +16,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from ..agents import (
     DQN,
     FEATURES_EXTRACTORS,
-    MITIGATIONS,
     OPTIMIZERS,
     PPO,
     Agent,
@@ -28,6 +27,7 @@ from ..diagnostics import SnapshotSettings
 from ..envs import EnvError, Task, TaskSequence, make_env
 from .errors import DeviceError, SpecError
 from .guard import Guard
+from .own_mitigations import VARIABLE, known_mitigations
 from .presets import did_you_mean
 from .spec import AgentSpec, ClassifierSpec, DQNSpec, NetworkSpec, OptimizerSpec, PPOSpec, RunSpec
 
@@ -113,9 +113,14 @@ def build_mitigations(spec: RunSpec) -> list[Mitigation]:
     Raises:
         SpecError: an unknown name or setting.
     """
-    built = []
+    built, known_kinds = [], known_mitigations()
     for name, settings in spec.mitigations.items():
-        kind = MITIGATIONS[_named(name, MITIGATIONS, "mitigations")]
+        if name not in known_kinds:
+            raise SpecError(
+                f"mitigations: there is no {name!r}{did_you_mean(name, known_kinds)} One of your own is in a "
+                f"file that the environment variable {VARIABLE} names"
+            )
+        kind = known_kinds[name]
         known = [parameter for parameter in inspect.signature(kind).parameters]
         for key in settings:
             _named(key, known, f"mitigations.{name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -276,24 +277,40 @@ def _newest(runs: Sequence[RunRecord], notes: list[str]) -> list[RunRecord]:
 
 
 def _check_tasks(runs: Sequence[RunRecord]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        if run.spec and first.spec and run.spec.tasks != first.spec.tasks:
-            ours, theirs = (
-                dict(_flatten(r.spec.tasks.model_dump(mode="json"))) for r in (first, run) if r.spec
-            )
-            keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-            what = "; ".join(
-                f"tasks.{key} is {ours.get(key)!r} against {theirs.get(key)!r}" for key in keys[:3]
-            )
-        elif run.task_count != first.task_count:
-            what = f"{first.task_count} tasks against {run.task_count}"
+    groups: list[list[RunRecord]] = []
+    for run in runs:
+        alike = (group for group in groups if not _what_differs(group[0], run))
+        if (group := next(alike, None)) is not None:
+            group.append(run)
         else:
-            continue
+            groups.append([run])
+    if len(groups) > 1:
+        first, other = groups[0][0], groups[1][0]
         raise Incomparable(
-            f"{first.id} and {run.id} cannot be compared, their tasks differ: {what}; give them reports of "
-            "their own"
+            f"{first.id} and {other.id} cannot be compared, their tasks differ: "
+            f"{_what_differs(first, other)}; give them reports of their own:"
+            + "".join(f"\n  {_as_arguments(group, runs)}" for group in groups)
         )
+
+
+def _what_differs(first: RunRecord, run: RunRecord) -> str:
+    """Between the tasks of two runs, in words; empty if nothing does."""
+    if run.spec and first.spec and run.spec.tasks != first.spec.tasks:
+        ours, theirs = (dict(_flatten(spec.tasks.model_dump(mode="json"))) for spec in (first.spec, run.spec))
+        keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+        return "; ".join(f"tasks.{key} is {ours.get(key)!r} against {theirs.get(key)!r}" for key in keys[:3])
+    if run.task_count != first.task_count:
+        return f"{first.task_count} tasks against {run.task_count}"
+    return ""
+
+
+def _as_arguments(group: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:
+    """How to name the runs of ``group``, and no other of ``runs``, on the command line."""
+    path = group[0].folder.path
+    pattern = f"{path.parent / str(group[0].manifest.get('preset'))}-*"
+    matching = [run for run in runs if fnmatchcase(str(run.folder.path), pattern)]
+    count = f"{len(group)} run{'s' * (len(group) != 1)}"
+    return f"{pattern} ({count})" if matching == group else f"{path} ({count} of this kind)"
 
 
 def _group(runs: Sequence[RunRecord]) -> tuple[Arm, ...]:
@@ -412,9 +429,9 @@ METRICS = (
     RETURN,
     Metric(
         "plasticity gap",
-        "more",
-        "return at the end of a task less that of a fresh agent with the same budget, mean over the tasks "
-        "after the first; negative: starting over would have been better",
+        "less",
+        "what a fresh agent with the same budget gets more at the end of a task, mean over the tasks after "
+        "the first; below 0: better than starting over",
         _gap,
     ),
     Metric(

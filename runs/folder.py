@@ -28,15 +28,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from .errors import DamagedFile, RunFolderError, SpecError
-from .lock import locked
+from .lock import is_abandoned, locked
 from .manifest import what_is_wrong
+from .own_mitigations import checksums
 from .presets import assign, dump, validate
 from .reading import read_json, read_toml, refuse_links
 from .spec import RunSpec
@@ -56,6 +57,11 @@ _PACKAGES = (
     "gymnasium",
     "minigrid",
     "mujoco",
+    "box2d",
+    "minatar",
+    "metaworld",
+    "scikit-learn",
+    "kron-torch",
     "numpy",
     "tensorboard",
 )
@@ -254,7 +260,11 @@ class RunFolder:
             FolderInUse: somebody does.
             RunFolderError: the folder cannot be written.
         """
-        return locked(self.path / ".lock", f"the run folder {str(self.path)!r}")
+        return locked(self._lock, f"the run folder {str(self.path)!r}")
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
 
     # What is in them ---------------------------------------------------------------------------------
 
@@ -280,6 +290,22 @@ class RunFolder:
         if manifest.get("schema_version") == SCHEMA_VERSION and (wrong := what_is_wrong(manifest)):
             raise DamagedFile(f"{str(path)!r} is damaged: {wrong}")
         return manifest
+
+    def status(self, manifest: Mapping[str, Any]) -> str:
+        """How the run stands: as its ``manifest`` says, but for two things that it cannot know.
+
+        Where nobody holds the lock of a run that says it is running, its process was killed (``killed``);
+        where none has ever held it, it has not begun (``not started``).
+        """
+        status = str(manifest.get("status", "?"))
+        if status != "running":
+            return status
+        if "started" not in manifest:
+            return "not started"
+        if not is_abandoned(self._lock):
+            return status
+        again = self.read_manifest().get("status")  # it may have ended between the two looks
+        return "killed" if again == "running" else str(again)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace what the run says of itself."""
@@ -367,8 +393,8 @@ def now() -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that a run's numbers depend on, those that are installed."""
-    found = {}
+    """Versions of the packages that a run's numbers depend on, and checksums of the user's own files."""
+    found = checksums()
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

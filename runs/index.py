@@ -15,6 +15,7 @@ import numpy as np
 from .errors import RunError, RunFolderError
 from .folder import RunFolder, run_folders
 from .sweep.folder import SweepFolder, sweep_folders
+from .words import age
 
 LAST_EPISODES = 20
 """Training episodes behind the last return."""
@@ -32,7 +33,8 @@ class Entry:
         spec: name of the preset or file.
         arm: of the spec.
         seed: of the run.
-        status: running, complete, interrupted or failed; ``unreadable`` with the reason in ``note``.
+        status: running, complete, interrupted or failed, not started or killed (:meth:`RunFolder.status`);
+            ``unreadable`` with the reason in ``note``.
         last_return: mean of the last LAST_EPISODES training episodes, None if there is none.
         changed: when the run last changed its status.
         note: why it could not be read.
@@ -52,19 +54,7 @@ class Entry:
         """``3 min``, ``5 h``, ``12 d``: how long ago it changed."""
         if self.changed is None:
             return "–"
-        return how_long((datetime.now(UTC) - self.changed).total_seconds())
-
-
-def how_long(seconds: float) -> str:
-    """One unit is enough for an age.
-
-    >>> how_long(59), how_long(3 * 60), how_long(47 * 3600), how_long(48 * 3600)
-    ('59 s', '3 min', '47 h', '2 d')
-    """
-    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (48 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{max(seconds, 0) // unit:.0f} {name}"
-    return f"{seconds // 86400:.0f} d"
+        return age((datetime.now(UTC) - self.changed).total_seconds())
 
 
 def entries(results: Path) -> Sequence[Entry]:
@@ -116,7 +106,7 @@ def _entry(path: Path) -> Entry:
         spec=str(about.get("preset", "?")),
         arm=str(about.get("arm", "?")),
         seed=str(about.get("seed", "?")),
-        status=str(about.get("status", "?")),
+        status=folder.status(about),
         last_return=_last_return(folder),
         changed=changed,
     )

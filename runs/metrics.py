@@ -182,19 +182,20 @@ def forward_transfer(areas: ArrayLike, fresh: ArrayLike) -> Array:
 
 
 def plasticity_gap(performance: ArrayLike, fresh: ArrayLike) -> Array:
-    """Performance on each task less that of a fresh agent given the same budget on the same task.
+    """What a fresh agent, given the same budget on the same task, performs better on each task.
 
-    The criterion of loss of plasticity (Dohare et al. 2024; arXiv 2509.22335): negative where learning has
-    become worse than starting over. It speaks of tasks after the first; there both agents are fresh.
+    The criterion of loss of plasticity (Dohare et al. 2024; arXiv 2509.22335): above 0 where learning has
+    become worse than starting over, below where what was learned before helps. It speaks of tasks after the
+    first; there both agents are fresh.
 
     Args:
         performance: at the end of each task, or over it ``[N]``.
         fresh: the same of the fresh agent ``[N]``.
 
     >>> plasticity_gap([100, 80], [100, 120]).tolist()
-    [0.0, -40.0]
+    [0.0, 40.0]
     """
-    gap: Array = np.asarray(performance, dtype=np.float64) - np.asarray(fresh, dtype=np.float64)
+    gap: Array = np.asarray(fresh, dtype=np.float64) - np.asarray(performance, dtype=np.float64)
     return gap
 
 

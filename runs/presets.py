@@ -156,8 +156,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     parts = sorted(name.split("-"))
     if swapped := [other for other in known if sorted(other.split("-")) == parts]:  # er-l2 for l2-er
         return f"; did you mean {' or '.join(map(repr, swapped))}?"
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
+    within = [other for other in known if len(name) >= 4 and name.lower() in other.lower()]  # "return"
+    if near := within[:3] or difflib.get_close_matches(name, known, n=3, cutoff=0.5):
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; known: {', '.join(known)}." if known else "."
 

@@ -11,6 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from .words import duration, number
+
 
 @dataclass(frozen=True)
 class Report:
@@ -30,15 +32,21 @@ class Report:
     """Mean over the last episodes of this task; None before the first has ended."""
 
     def __str__(self) -> str:
-        speed, left = "-", "-"
-        if self.steps_per_second:
-            minutes, seconds = divmod(round((self.total_steps - self.steps) / self.steps_per_second), 60)
-            speed, left = f"{self.steps_per_second:,.0f}", f"{minutes}:{seconds:02d}"
-        result = "-" if self.last_return is None else f"{self.last_return:.1f}"
         return (
-            f"task {self.task}/{self.tasks}  {self.steps:,}/{self.total_steps:,} env steps  "
-            f"{speed}/s  {left} left  return {result}"
+            f"task {self.task}/{self.tasks}  "
+            f"{pace(self.steps, self.total_steps, self.steps_per_second)}  return {number(self.last_return)}"
         )
+
+
+def pace(steps: int, total_steps: int, steps_per_second: float) -> str:
+    """How far, how fast, and for how long it will go on at that speed.
+
+    >>> pace(500, 2_000, 10.0)
+    '500/2,000 env steps  10/s  2 min 30 s left'
+    """
+    left = max(total_steps - steps, 0) / steps_per_second if steps_per_second else None
+    speed = f"{steps_per_second:,.0f}" if steps_per_second else "–"
+    return f"{steps:,}/{total_steps:,} env steps  {speed}/s  {duration(left)} left"
 
 
 Reporter = Callable[[Report], None]

@@ -114,10 +114,10 @@ class RunRecord:
         seed = self.manifest.get("seed")
         return seed if isinstance(seed, int) else -1
 
-    @property
+    @cached_property
     def status(self) -> str:
-        """Running, complete, interrupted or failed."""
-        return str(self.manifest.get("status", "?"))
+        """Running, complete, interrupted or failed, not started or killed; see :meth:`RunFolder.status`."""
+        return self.folder.status(self.manifest)
 
     @property
     def reset(self) -> bool:

@@ -32,7 +32,8 @@ from .pictures import (
 from .presets import dump
 from .reading import checked_size
 from .records import VIDEOS, RunRecord, read_run
-from .statistics import LEAST_RUNS, number
+from .statistics import LEAST_RUNS
+from .words import duration, number
 
 MOST_VIDEO_BYTES = 6_000_000
 """Of all embedded replays together; base64 makes a third more of them. The report is to stay below 15 MB."""
@@ -103,7 +104,7 @@ def render(comparison: Comparison, problems: Sequence[str] = ()) -> str:
     environment.filters |= {
         "number": number,
         "steps": lambda value: f"{value:,}",
-        "seconds": seconds,
+        "duration": duration,
         "csv_link": lambda picture: _data("text/csv", picture.csv.encode()),
         "pdf_link": lambda picture: _data("application/pdf", picture.pdf),
         "markup": Markup,
@@ -151,17 +152,6 @@ def _content(comparison: Comparison, problems: Sequence[str]) -> dict[str, Any]:
         "style": Markup(_template("report.css")),
         "script": Markup(_template("report.js")),
     }
-
-
-def seconds(value: float | None) -> str:
-    """``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.0f} s"
-    if value < 3600:
-        return f"{value // 60:.0f} min {value % 60:.0f} s"
-    return f"{value // 3600:.0f} h {value % 3600 // 60:.0f} min"
 
 
 def _task_name(comparison: Comparison, task: int) -> str:

@@ -282,7 +282,7 @@ class RunSpec(Settings):
     tasks: SequenceSpec
     agent: AgentSpec
     mitigations: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
-    """Settings by name of ``pliant.agents.MITIGATIONS``."""
+    """Settings by name of ``pliant.agents.MITIGATIONS``, or of your own: see ``own_mitigations.py``."""
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoints: CheckpointSpec = CheckpointSpec()

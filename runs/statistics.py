@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .words import number
+
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 """From scores ``[..., runs, tasks]`` to ``[...]``."""
@@ -37,19 +39,6 @@ class Interval:
         if not np.isfinite(self.low):
             return number(self.value)
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
-
-
-def number(value: float | None) -> str:
-    """Three digits for people, with a proper minus; a dash for what is not known.
-
-    >>> number(0.5), number(-1234.5), number(250.0), number(None)
-    ('0.500', '−1234', '250', '–')
-    """
-    if value is None or not np.isfinite(value):
-        return "–"
-    whole = value == 0 or abs(value) >= 1000
-    text = f"{value:.0f}" if whole else f"{value:#.3g}".removesuffix(".")
-    return text.replace("-", "−")
 
 
 def interquartile_mean(scores: ArrayLike) -> Array:

@@ -20,6 +20,8 @@ class TaskReturn:
     first_tenth: float | None
     """Mean return of the episodes that ended in the first tenth of the task's environment steps."""
     last_tenth: float | None
+    """The same of the last tenth; where none ended there, of the last episode alone: longer episodes than
+    that (passes over a data set, say) end a few times in a task."""
 
 
 def task_return(task: int, episodes: Sequence[tuple[int, float]], first: int, last: int) -> TaskReturn:
@@ -34,7 +36,9 @@ def task_return(task: int, episodes: Sequence[tuple[int, float]], first: int, la
     tenth = (last - first) / 10
     early = [result for step, result in episodes if step <= first + tenth]
     late = [result for step, result in episodes if step > last - tenth]
-    return TaskReturn(task, len(episodes), _mean(early), _mean(late))
+    return TaskReturn(
+        task, len(episodes), _mean(early), _mean(late or [result for _, result in episodes[-1:]])
+    )
 
 
 def task_returns(folder: RunFolder) -> list[TaskReturn]:

@@ -92,6 +92,11 @@ def _mapped(path: Path) -> NDArray[Any]:
         array: Any = np.lib.format.open_memmap(path, mode="r")  # refuses objects: nothing is unpickled
         end = array.offset + array.nbytes
     except Exception as error:  # numpy fails on damaged headers in many ways
+        if "Python objects" in str(error):
+            raise DamagedData(
+                f"{path} holds Python objects, which are never loaded: they could run code. Save an "
+                "array of numbers: all its inputs need one shape, np.stack([...]).astype(np.uint8)"
+            ) from None
         raise DamagedData(f"{path} is not a readable .npy file: {error}; get the file again") from None
     if end != path.stat().st_size:
         raise DamagedData(f"{path} has {path.stat().st_size:,} bytes, its header promises {end:,}")

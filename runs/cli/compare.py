@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .baselines import Baseline, Runs, baselines
-from .console import Data, Device, err, out
+from .console import Data, Device, err, out, plain_table
 
 if TYPE_CHECKING:
     from ..comparison import Comparison
@@ -31,14 +31,13 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from ..statistics import LEAST_RUNS
 
-    table = Table("metric", box=None, pad_edge=False)
+    table = plain_table("metric")
     for arm in comparison.arms:
-        table.add_column(Text(arm.label))
+        table.add_column(Text(arm.label), overflow="fold")
     for metric, cells in comparison.table:
         arrow = "↑" if metric.better == "more" else "↓"
         texts = (Text(f"{cell.interval} ({cell.runs})") if cell else "–" for cell in cells)

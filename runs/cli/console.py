@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 
 
 class _Console(Console):
@@ -28,6 +29,12 @@ BAD_INPUT = 2
 """Exit code of everything that the person at the keyboard can mend."""
 FAILED = 1
 INTERRUPTED = 130
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    """A table without lines, in which a long name goes on in the next line: one that is cut off is none."""
+    folding = (Column(name, overflow="fold") for name in columns)
+    return Table(*folding, box=None, pad_edge=False, title=title, title_justify="left")
 
 
 class Usage(ValueError):

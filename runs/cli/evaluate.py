@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import Data, Device, out
+from .console import Data, Device, out, plain_table
 
 if TYPE_CHECKING:
     from ..acting import PolicyName
@@ -76,17 +76,15 @@ def evaluate(
 def _print_means(folder: RunFolder) -> None:
     from statistics import fmean
 
-    from rich.table import Table
-
     from ..evaluation_table import read_rows
+    from ..words import number
 
     rows = read_rows(folder.evaluation_file)
     for policy in dict.fromkeys(row.policy for row in rows):
         ours = [row for row in rows if row.policy == policy]
         tasks = sorted({row.on_task for row in ours})
-        table = Table("after task", *(f"on {task}" for task in tasks), box=None, pad_edge=False)
-        table.title, table.title_justify = f"mean return, {policy}", "left"
+        table = plain_table("after task", *(f"on {task}" for task in tasks), title=f"mean return, {policy}")
         for after in sorted({row.after_task for row in ours}):
             cells = [[r.total for r in ours if (r.after_task, r.on_task) == (after, on)] for on in tasks]
-            table.add_row(str(after), *(f"{fmean(cell):.1f}" if cell else "-" for cell in cells))
+            table.add_row(str(after), *(number(fmean(cell)) if cell else "-" for cell in cells))
         out.print(table)

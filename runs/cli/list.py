@@ -21,7 +21,7 @@ def list_runs(
     from rich.text import Text
 
     from ..index import entries
-    from ..statistics import number
+    from ..words import number
 
     found = entries(results)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Data, Device, err, out
+from .console import Data, Device, err, out, plain_table
 
 if TYPE_CHECKING:
     from ...diagnostics import Snapshot
@@ -48,11 +48,8 @@ def measure(
 
 
 def _print_snapshot(snapshot: Snapshot) -> None:
-    from rich.table import Table
-
     numbers = snapshot.scalars()
-    table = Table("quantity", "value", "bracket", box=None, pad_edge=False, title=snapshot.label)
-    table.title_justify = "left"
+    table = plain_table("quantity", "value", "bracket", title=snapshot.label)
     for tag, value in numbers.items():
         if not tag.endswith(("_low", "_high")):
             low, high = numbers.get(f"{tag}_low"), numbers.get(f"{tag}_high")

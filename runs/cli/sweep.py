@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out
+from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table
 
 if TYPE_CHECKING:
     from ..progress import Reporter
@@ -165,29 +165,34 @@ def _conclude(whole: Sweep, result: Result) -> None:
 
 
 def _print_choices(whole: Sweep) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("arm", "chosen setting", "score", "of", box=None, pad_edge=False)
+    table = plain_table("arm", "chosen setting", "score", "of")
     for arm in whole.definition.arms:
         choice = whole.folder.read_choice(arm)
         if choice is None:
             table.add_row(arm, "not chosen yet", "", "")
             continue
         setting = ", ".join(f"{key} = {value}" for key, value in choice["setting"].items()) or "the arm's own"
-        table.add_row(Text(arm), Text(setting), f"{choice['score']:.4g}", f"{choice['trials']} settings")
+        table.add_row(Text(arm), Text(setting), f"{choice['score']:.4g}", _of(choice))
     out.print(table)
 
 
+def _of(choice: Mapping[str, Any]) -> str:
+    """What was chosen from; a choice among equals is one by order alone."""
+    equals = choice.get("equals", 0)
+    tie = f", the first of {equals + 1} with this score" if equals else ""
+    return f"{choice['trials']} settings{tie}"
+
+
 def _print_plan(whole: Sweep, jobs: int | None) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from ..execute import available_cores
     from ..sweep.expectation import expectation
     from ..sweep.jobs import FINAL
 
-    table = Table("run", "seed", "env steps", "state", box=None, pad_edge=False)
+    table = plain_table("run", "seed", "env steps", "state")
     known = whole.known_jobs()
     for job in known:
         name = job.path.relative_to(whole.folder.path)

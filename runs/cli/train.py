@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..seeds import parse_seeds
-from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out
+from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +112,7 @@ def _start(
     check_memory(needs, min(jobs or available_cores(), len(plans)))
     if warning := check_disk(needs, folder, len(plans)):
         err.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    _print_notes(plans[0])
     runs = [RunFolder.create(folder, plan.spec, plan.boundaries).path for plan in plans]
     if networks is not None:
         from ..sb3 import begin_with
@@ -196,11 +197,9 @@ def _program(name: str) -> str:
 
 
 def _print_presets() -> None:
-    from rich.table import Table
-
     from ..presets import load_spec, preset_names
 
-    table = Table("preset", "agent", "environment steps", "what it is", box=None, pad_edge=False)
+    table = plain_table("preset", "agent", "environment steps", "what it is")
     for name in preset_names():
         spec = load_spec(name)
         table.add_row(name, spec.agent.algorithm.upper(), f"{spec.total_steps:,}", spec.description)
@@ -208,7 +207,6 @@ def _print_presets() -> None:
 
 
 def _print_plan(plan: Plan) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from ..evaluation import expected_cost
@@ -216,7 +214,7 @@ def _print_plan(plan: Plan) -> None:
     from ..resources import expected_needs
 
     out.print(dump(plan.spec), markup=False, soft_wrap=True)
-    table = Table("task", "environment", "what it is", "env steps", "from", box=None, pad_edge=False)
+    table = plain_table("task", "environment", "what it is", "env steps", "from")
     for index, task in enumerate(plan.sequence):
         # The name holds what is not the same for all: arguments of the environment and shifts.
         what = task.name.removeprefix(task.env).removeprefix(", ") or "-"
@@ -226,27 +224,38 @@ def _print_plan(plan: Plan) -> None:
     out.print(f"\n{len(plan.sequence)} tasks, {plan.boundaries[-1]:,} environment steps; nothing was run")
     out.print(str(expected_cost(plan)), soft_wrap=True)
     out.print(str(expected_needs(plan)), soft_wrap=True)
+    _print_notes(plan)
+
+
+def _print_notes(plan: Plan) -> None:
+    from ..notes import notes
+
+    for note in notes(plan):
+        err.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def _print_returns(path: Path) -> None:
-    from rich.table import Table
-
     from ..folder import RunFolder
     from ..summary import snapshot_cost, task_returns
+    from ..words import number
 
-    table = Table(
-        "task", "episodes", "return, first tenth", "last tenth", box=None, pad_edge=False, title=path.name
-    )
-    table.title_justify = "left"
     folder = RunFolder.open(path)
-    for row in task_returns(folder):
-        table.add_row(str(row.task), str(row.episodes), _number(row.first_tenth), _number(row.last_tenth))
+    rows = task_returns(folder)
+    columns = {
+        "task": [str(row.task) for row in rows],
+        "episodes": [str(row.episodes) for row in rows],
+        "return, first tenth": [number(row.first_tenth) for row in rows],
+        "return, last tenth": [number(row.last_tenth) for row in rows],
+    }
+    if all(row.first_tenth is None for row in rows):  # episodes longer than that: passes over a data set
+        del columns["return, first tenth"]
+    table = plain_table(*columns, title=path.name)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     out.print()
-    out.print(table)
+    out.print(
+        table if rows else f"{path.name}: no episode ended, so there is no return to show", soft_wrap=True
+    )
     count, seconds = snapshot_cost(folder)
     if count:
         out.print(f"{count} snapshots took {seconds:.1f} s")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from ...envs.data.places import VARIABLE
+from ...envs.data.places import VARIABLE as DATA
+from .. import own_mitigations
 from ..errors import FolderInUse, RunError
 from ..execute import Outcome
 from ..folder import RunFolder
@@ -99,8 +100,7 @@ class RayEngine:
         """Have ``job`` carried out where there is room."""
         # A worker has another working directory.
         there = Job(job.spec, job.path.absolute())
-        data = os.environ.get(VARIABLE)
-        self._refs[self._task.remote(self._board, there, self.device, self.mirror, data)] = job.path
+        self._refs[self._task.remote(self._board, there, self.device, self.mirror, _named_files())] = job.path
 
     def poll(self, timeout: float) -> list[Outcome]:
         """What ended by now, after at most ``timeout`` seconds; what was reported is passed on."""
@@ -184,6 +184,13 @@ def _import_ray() -> Any:
     return ray
 
 
+def _named_files() -> dict[str, str]:
+    """The environment variables that tell the driver, and have to tell its workers, where files lie."""
+    data, own = os.environ.get(DATA), own_mitigations.files()
+    named = {} if data is None else {DATA: data}
+    return named | ({own_mitigations.VARIABLE: os.pathsep.join(map(str, own))} if own else {})
+
+
 class _Board:
     """An actor between the runs and the driver: who may begin, how far everybody is, whether to stop."""
 
@@ -236,10 +243,9 @@ class _Line:
         return self.stopped
 
 
-def _work(board: Any, job: Job, device: str, mirror: Mirror | None, data: str | None) -> Outcome:
-    """Carry out a job on this node; ``data`` is where the driver looks for data sets."""
-    if data is not None:
-        os.environ[VARIABLE] = data
+def _work(board: Any, job: Job, device: str, mirror: Mirror | None, named_files: dict[str, str]) -> Outcome:
+    """Carry out a job on this node; ``named_files`` are the variables that name the driver's files."""
+    os.environ.update(named_files)
     ray = _import_ray()
     if not ray.get(board.may_begin.remote(str(job.path))):
         return Outcome(job.path, "not started")

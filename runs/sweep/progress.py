@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ..progress import Report
+from ..progress import Report, pace
 from .jobs import FINAL, Job, State
 
 
@@ -56,14 +56,9 @@ class Tally:
         return sum(report.steps_per_second for report in self.running.values())
 
     def __str__(self) -> str:
-        left = "-"
-        if self.steps_per_second:
-            seconds = max(self.env_steps - self.steps, 0) / self.steps_per_second
-            hours, minutes = divmod(round(seconds / 60), 60)
-            left = f"{hours}:{minutes:02d} h"
         return (
             f"runs: {self.done}/{self.runs} done, {len(self.running)} running, {self.failed} failed  "
-            f"{self.steps:,}/{self.env_steps:,} env steps  {self.steps_per_second:,.0f}/s  {left} left"
+            f"{pace(self.steps, self.env_steps, self.steps_per_second)}"
         )
 
 

@@ -208,6 +208,7 @@ def choose(sweep: Sweep, arm: str, trials: Sequence[Trial]) -> dict[str, Any]:
         "better": metric.better,
         "tuning_seeds": list(sweep.definition.tune.seeds),
         "trials": len(trials),
+        "equals": sum(value == scores[number] for value in scores.values()) - 1,
         "diverged": sum(not math.isfinite(value) for value in scores.values()),
         "pruned": len(trials) - len(whole),
         "made": now(),

@@ -39,8 +39,13 @@
   for (const link of document.querySelectorAll("a.svg")) {
     link.addEventListener("click", () => {
       const copy = link.closest("figure").querySelector("svg").cloneNode(true);
-      for (const frame of copy.querySelectorAll("[data-switch]")) {
+      const frames = copy.querySelectorAll("[data-switch]");
+      for (const frame of frames) {
         if (frame.style.display === "none") frame.remove();
+      }
+      if (frames.length) {  // of all switches it shows one: it says which, as the PDF does
+        copy.querySelector('[id$="-heading"] text').textContent += ` at the switch to task ${slider.value}`;
+        link.download = `${link.closest("figure").id}-switch-${slider.value}.svg`;
       }
       const [width, height] = copy.dataset.size.split(" ");
       copy.setAttribute("width", `${width}pt`);

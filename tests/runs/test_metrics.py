@@ -91,8 +91,8 @@ def test_forward_transfer_is_the_share_of_the_room_above_the_fresh_agent() -> No
     assert np.isnan(forward_transfer([0.5], [1.0]))[0]
 
 
-def test_the_plasticity_gap_is_negative_where_starting_over_is_better() -> None:
-    assert plasticity_gap([100.0, 60.0], [100.0, 150.0]).tolist() == [0.0, -90.0]
+def test_the_plasticity_gap_is_what_a_fresh_agent_has_more() -> None:
+    assert plasticity_gap([100.0, 60.0, 80.0], [100.0, 150.0, 70.0]).tolist() == [0.0, 90.0, -10.0]
 
 
 def test_repeated_task_plasticity_is_the_share_lost_and_never_negative() -> None:

@@ -200,7 +200,7 @@ def test_the_metrics_of_known_runs_are_those_worked_out_by_hand(comparison: Comp
     tops = {arm: [400 * loss**task + 1 for task in range(3)] for arm, loss in (("bp", 0.5), ("reset", 1.0))}
     final = {arm: 0.96 * np.array(values) / 500 for arm, values in tops.items()}
     assert table["return at the end of a task"][0].value == pytest.approx(final["bp"].mean())
-    assert table["plasticity gap"][0].value == pytest.approx((final["bp"] - final["reset"])[1:].mean())
+    assert table["plasticity gap"][0].value == pytest.approx((final["reset"] - final["bp"])[1:].mean())
     assert table["plasticity gap"][2] is None
     first, second, last = (np.array(tops["bp"]) + 0.5) / 500  # two evaluation episodes, one of them 1 better
     first_kept, second_kept = (401 * 0.81 + 0.5) / 500, (201 * 0.9 + 0.5) / 500
@@ -531,6 +531,20 @@ def test_runs_of_different_tasks_are_not_compared_and_the_difference_is_named(tm
         gather([make_run(tmp_path, "bp").path, make_run(tmp_path, "er", count=2).path])
 
 
+def test_of_a_folder_with_several_experiments_it_is_said_how_to_name_each(command, tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path, "bp", seed)
+    other = make_run(tmp_path, "bp", name="other", count=2).path
+    third = make_run(tmp_path, "er", name="other", count=1).path
+    code, _, err = command("report", tmp_path)
+    assert code == console.BAD_INPUT
+    assert err.splitlines()[1:] == [
+        f"  {other} (1 run of this kind)",  # other-* would be both
+        f"  {third} (1 run of this kind)",
+        f"  {tmp_path}/toy-* (2 runs)",
+    ]
+
+
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is not a run folder"):
         gather([tmp_path])
@@ -656,6 +670,27 @@ def test_the_axis_of_a_spectrum_ends_where_the_data_do(
     assert 50.0 < high < 150.0
 
 
+def test_a_run_whose_process_was_killed_is_told_from_one_that_runs_or_waits(tmp_path: Path) -> None:
+    def status() -> str:
+        (entry,) = index.entries(tmp_path)
+        (arm,) = gather([folder.path])[0].arms
+        assert arm.runs[0].status == entry.status
+        return entry.status
+
+    folder = make_run(tmp_path)
+    folder.write_manifest({**folder.read_manifest(), "status": "running"})
+    assert status() == "not started"
+    folder.set_status("running")  # stamps the start
+    assert status() == "running"  # nobody of this machine has held the lock: who knows
+    with folder.locked():
+        assert status() == "running"
+    assert status() == "killed"
+    (folder.path / ".lock").write_text("process 1 on another machine")
+    assert status() == "running"
+    folder.set_status("complete")
+    assert status() == "complete"
+
+
 def test_a_narrow_terminal_lists_runs_without_what_their_names_say(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -718,7 +753,8 @@ def test_in_a_browser_moving_the_slider_by_hand_changes_the_picture_that_is_save
         link.addEventListener("click", async (event) => {
             event.preventDefault();
             const svg = await (await fetch(link.href)).text();
-            document.title = [...new Set(svg.match(/data-switch="\\d+"/g))].join() + svg.slice(0, 4);
+            document.title = [...new Set(svg.match(/data-switch="\\d+"/g))].join() + svg.slice(0, 4)
+                + svg.match(/actor: density[^<]*/)[0] + " in " + link.download;
         });
         link.click();
     </script></body>"""
@@ -727,7 +763,8 @@ def test_in_a_browser_moving_the_slider_by_hand_changes_the_picture_that_is_save
     dom, log = browse(moved.as_uri(), "--virtual-time-budget=3000")
     assert not [line for line in log.splitlines() if "CONSOLE" in line]
     assert 'data-shown="1"' in dom
-    assert '<title>data-switch="1"&lt;svg</title>' in dom
+    name = "actor: density at the switch to task 1 in spectrum-actor-switch-1.svg"
+    assert f'<title>data-switch="1"&lt;svg{name}</title>' in dom
 
 
 def test_in_a_browser_the_page_is_no_wider_than_a_phone(page: Path, browse, tmp_path: Path) -> None:

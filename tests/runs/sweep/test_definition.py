@@ -174,6 +174,10 @@ REFUSED = {
         "[test]\nseeds = [0]",
         ["tune.metric: there is no metric 'averge performance'", "'average performance'"],
     ),
+    "a part of a metric's name": (
+        'base = "toy.toml"\n[tune]\ntrials = 1\nseeds = [9]\nmetric = "return"\n[test]\nseeds = [0]',
+        ["there is no metric 'return'; did you mean 'return at the end of a task'?"],
+    ),
     "a metric that needs more than a run": (
         'base = "toy.toml"\n[tune]\ntrials = 1\nseeds = [9]\nmetric = "plasticity gap"\n[test]\nseeds = [0]',
         ["held against fresh agents"],

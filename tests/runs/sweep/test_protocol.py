@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from pliant.runs.cli import console
+from pliant.runs.cli.sweep import _print_choices
 from pliant.runs.spec import RunSpec
 from pliant.runs.sweep.drive import Result, Shard
 from pliant.runs.sweep.protocol import Sweep
-from pliant.runs.sweep.tables import write_tables
+from pliant.runs.sweep.tables import chosen_rows, write_tables
 
 Begin = Callable[..., Sweep]
 Engine = Callable[..., Any]
@@ -90,11 +92,20 @@ def test_every_arm_is_tested_with_the_best_of_its_own_settings(
     )
 
 
-def test_the_first_of_equals_is_chosen(
-    begin: Begin, tuned: str, fake_engine: Engine, carry_on: CarryOn
+def test_the_first_of_equals_is_chosen_and_the_tie_is_told(
+    begin: Begin,
+    tuned: str,
+    fake_engine: Engine,
+    carry_on: CarryOn,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sweep = begin(tuned)
     carry_on(sweep, fake_engine(lambda spec: 50.0))
+    assert [row["equals"] for row in chosen_rows(sweep)] == [3, 3]
+    monkeypatch.setattr(console.out, "width", 200)
+    _print_choices(sweep)
+    assert capsys.readouterr().out.count("4 settings, the first of 4 with this score") == 2
     choice = sweep.folder.read_choice("bp")
     assert choice is not None
     assert choice["trial"] == 0
@@ -304,4 +315,5 @@ def test_the_record_of_a_choice_says_what_it_was_chosen_from(
     record = json.loads((sweep.folder.path / "chosen" / "l2.json").read_text())
     assert record["tuning_seeds"] == [100, 101]
     assert record["trials"] == 4
+    assert record["equals"] == 0
     assert record["metric"] == "return at the end of a task"

@@ -1,0 +1,139 @@
+"""A mitigation in a file of one's own: trained with, evaluated; executed only where its user names it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pliant.runs import cli, own_mitigations
+from pliant.runs.folder import RunFolder
+
+FILE = '''
+"""Pull all parameters to zero, by their squares."""
+
+from dataclasses import dataclass
+
+from pliant.agents import Mitigation
+
+@dataclass
+class Shrink(Mitigation):
+    strength: float = 1.0
+    updates = 0
+
+    def penalty(self, agent, observations):
+        return self.strength * sum(p.square().sum() for p in agent.policy.parameters())
+
+    def after_update(self, agent, update):
+        self.updates += 1
+
+    def state(self):
+        return {"updates": self.updates}
+
+    def load_state(self, state):
+        self.updates = state["updates"]
+
+MITIGATIONS = {"shrink": Shrink}
+'''
+
+SPEC = """
+[tasks]
+env = "CartPole-v1"
+length = 64
+count = 2
+
+[agent]
+algorithm = "ppo"
+n_steps = 64
+n_epochs = 1
+network.hidden = [4]
+
+[diagnostics]
+at = []
+
+[evaluation]
+episodes = 1
+
+[mitigations.shrink]
+strength = 0.5
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "my_mitigations.py"
+    path.write_text(FILE)
+    (tmp_path / "mine.toml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLIANT_MITIGATIONS", path.name)
+    own_mitigations._executed.cache_clear()
+    return path
+
+
+def test_a_file_of_ones_own_trains_and_its_checksum_is_in_the_manifest(
+    call_program, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = call_program(cli.train_agent, "mine.toml")
+    assert (code, err) == (0, "")
+    (run,) = Path("results").iterdir()
+    folder = RunFolder.open(run)
+    assert re.fullmatch("sha256 [0-9a-f]{12}", folder.read_manifest()["versions"][own.name])
+    state = (folder.checkpoint_list()[-1] / "state.json").read_text()
+    assert '"updates": 2' in state  # a minibatch in each of two rollouts
+    assert call_program(cli.main, "evaluate", run, "--on-task", "0", "--episodes", "2")[0] == 0
+
+    monkeypatch.delenv("PLIANT_MITIGATIONS")
+    code, _, err = call_program(cli.main, "measure", run)
+    assert code == 2
+    assert "there is no 'shrink'" in err
+    assert "the environment variable PLIANT_MITIGATIONS" in err
+
+
+def test_the_example_of_the_documentation_trains(call_program, own: Path) -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    own.write_text(text)
+    Path("mine.toml").write_text(SPEC.replace("mitigations.shrink", "mitigations.output-norm"))
+    assert call_program(cli.train_agent, "mine.toml")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("def f(:\n", "SyntaxError"),
+        ("MITIGATIONS = {'shrink': 3}", 'needs a dict MITIGATIONS = {"my-penalty": MyPenalty}'),
+        ("", "needs a dict MITIGATIONS"),
+        (FILE.replace('"shrink"', '"l2"'), "has a mitigation 'l2', but there is one; rename it"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_before_anything_is_written(
+    call_program, own: Path, text: str, said: str
+) -> None:
+    own.write_text(text)
+    code, _, err = call_program(cli.train_agent, "mine.toml")
+    assert code == 2
+    assert "my_mitigations.py" in err
+    assert said in err
+    assert not Path("results").exists()
+
+
+def test_a_file_that_is_not_there_or_is_no_python_is_refused(
+    call_program, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, said in (("nowhere.py", "cannot be read: No such file"), ("mine.toml", "has to end in .py")):
+        monkeypatch.setenv("PLIANT_MITIGATIONS", name)
+        code, _, err = call_program(cli.train_agent, "mine.toml")
+        assert code == 2
+        assert said in err
+
+
+def test_no_spec_can_name_a_file_or_a_module(
+    call_program, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.write_text("raise SystemExit('executed')")
+    monkeypatch.delenv("PLIANT_MITIGATIONS")
+    for name in ("my_mitigations", "my_mitigations:Shrink", "my_mitigations.py", str(own)):
+        Path("mine.toml").write_text(SPEC.replace("mitigations.shrink", f'mitigations."{name}"'))
+        code, _, err = call_program(cli.train_agent, "mine.toml")
+        assert code == 2
+        assert f"there is no {name!r}" in err
