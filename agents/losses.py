@@ -4,6 +4,8 @@ Formulas: Schulman et al. 2017 (PPO, arXiv 1707.06347), Mnih et al. 2015 (DQN). 
 stable-baselines3 2.9 to the last bit, including the order of the operations.
 """
 
+from typing import Any
+
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -77,7 +79,7 @@ def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
     return torch.mean((torch.abs(ratio - 1) > clip_range).float())
 
 
-def kl_from_present(outputs: Tensor, action_space: spaces.Space) -> Tensor:  # type: ignore[type-arg]
+def kl_from_present(outputs: Tensor, action_space: spaces.Space[Any]) -> Tensor:
     """Mean KL(present || outputs), the present outputs held fixed: value 0, gradient 0, Hessian = Fisher.
 
     Args:

@@ -1,6 +1,7 @@
 """PPO: stable-baselines3's, with a named loss, mitigations and windows for the instruments."""
 
 import copy
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -319,6 +320,7 @@ class PPO(Agent, stable_baselines3.PPO):
         Raises:
             AgentError: ``env`` is the training environment, or the policy gives the same action another
                 probability each time (dropout in evaluation mode, say).
+            NonFiniteLoss: the policy's probabilities are NaN (a standard deviation beyond 1e19, say).
         """
         venv = self._separate(env)
         actions = self.policy.action_dist
@@ -336,6 +338,8 @@ class PPO(Agent, stable_baselines3.PPO):
         finally:
             vars(actions).clear()
             vars(actions).update(noise)
+        if math.isnan(deviation):
+            raise NonFiniteLoss("the probability of an action", self.gradient_updates)
         if not deviation < 1e-5:
             raise AgentError(
                 "The policy gives the same action another probability each time: the ratio of a fresh "

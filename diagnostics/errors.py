@@ -4,6 +4,8 @@ All derive from :class:`MeasurementError`, a ``ValueError``, so that one ``excep
 who cares can tell them apart. The text says which argument, what was expected, what came and what to do.
 """
 
+from collections.abc import Iterable
+
 
 class MeasurementError(ValueError):
     """A measurement was asked for that has no meaning, or that cannot be made."""
@@ -12,8 +14,8 @@ class MeasurementError(ValueError):
 class UnknownOption(MeasurementError):
     """An option's value is not among the known ones."""
 
-    def __init__(self, argument: str, value: object, known: object) -> None:
-        super().__init__(f"{argument}={value!r} is unknown; choose one of {', '.join(map(repr, known))}")  # type: ignore[call-overload]
+    def __init__(self, argument: str, value: object, known: Iterable[object]) -> None:
+        super().__init__(f"{argument}={value!r} is unknown; choose one of {', '.join(map(repr, known))}")
 
 
 class InvalidSetting(MeasurementError):

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
 
 from .errors import (
     InvalidSetting,
@@ -318,7 +319,7 @@ def outputs_and_loss(closure: OutputsAndLoss) -> tuple[Tensor, Callable[[Tensor]
     return outputs, loss
 
 
-def fisher_closure(closure: Callable[[], tuple[Tensor, Callable[[Tensor], object]]]) -> OutputsAndLoss:
+def fisher_closure(closure: Callable[[], tuple[Tensor, Callable[[Tensor], Distribution]]]) -> OutputsAndLoss:
     """Turn ``(outputs, outputs -> torch distribution)`` into ``(outputs, KL to the frozen distribution)``.
 
     The mean over the batch of ``KL(p_frozen || p)`` has zero slope and, as its Hessian, the Fisher
@@ -330,7 +331,7 @@ def fisher_closure(closure: Callable[[], tuple[Tensor, Callable[[Tensor], object
         frozen = distribution(outputs.detach())
 
         def loss(values: Tensor) -> Tensor:
-            kl = torch.distributions.kl_divergence(frozen, distribution(values))  # type: ignore[arg-type]
+            kl = kl_divergence(frozen, distribution(values))
             return kl.sum() / len(values)
 
         return outputs, loss

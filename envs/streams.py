@@ -141,7 +141,7 @@ class Stream(gymnasium.Env[Floats, np.int64]):
         self._data = data = load_data(chosen.data, chosen.split, chosen.data_dir)
         self._image = _image_shape(data, chosen)
         self._which, self._labels, self.classes = _labelled(data, chosen)
-        shape = self._image if chosen.shape == "image" else (prod(data.shape),)
+        self._shape = shape = self._image if chosen.shape == "image" else (prod(data.shape),)
         low, high = (-np.inf, np.inf) if chosen.normalise else (0.0, 1.0)
         self.observation_space = Box(low, high, shape, np.float32)
         self.action_space = Discrete(len(self.classes) if chosen.relabel else data.classes)
@@ -167,7 +167,7 @@ class Stream(gymnasium.Env[Floats, np.int64]):
     @cached_property
     def samples(self) -> Samples:
         """All samples, in the order of the data set."""
-        inputs = np.empty((self.max_steps, *self.observation_space.shape), np.float32)  # type: ignore[misc]
+        inputs = np.empty((self.max_steps, *self._shape), np.float32)
         for start in range(0, len(inputs), _AT_A_TIME):
             here = slice(start, start + _AT_A_TIME)
             inputs[here] = self._shown(self._which[here])
@@ -217,7 +217,7 @@ class Stream(gymnasium.Env[Floats, np.int64]):
         inputs = inputs.reshape(len(indices), -1)
         if self._permutation is not None:
             inputs = inputs[:, self._permutation]
-        return inputs.reshape(-1, *self.observation_space.shape)  # type: ignore[misc]
+        return inputs.reshape(-1, *self._shape)
 
 
 def _labelled(data: DataSet, chosen: Variation) -> tuple[Index, Index, Index]:

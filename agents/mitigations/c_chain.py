@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -198,14 +198,13 @@ class CChain(Mitigation):
         """``churn`` and ``churn_coefficient``."""
         return {} if self._churn is None else {"churn": self._churn, "churn_coefficient": self.coefficient}
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """The means and the latest value."""
         return {"means": vars(self._means), "churn": self._churn}
 
-    def load_state(self, state: dict[str, object]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Put them back."""
-        means, self._churn = state["means"], state["churn"]  # type: ignore[assignment]
-        self._means = _Means(**means)  # type: ignore[arg-type]
+        self._means, self._churn = _Means(**state["means"]), state["churn"]
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters before the latest update."""

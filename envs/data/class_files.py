@@ -106,8 +106,9 @@ def _mapped(path: Path) -> NDArray[Any]:
             "height, width], [n, height, width] or [n, features]"
         )
     if array.ndim == 4 and array.shape[1] not in _CHANNELS and array.shape[3] in _CHANNELS:
-        return array.transpose(0, 3, 1, 2)  # type: ignore[no-any-return]
-    return array[:, None] if array.ndim == 3 else array  # type: ignore[no-any-return]
+        array = array.transpose(0, 3, 1, 2)
+    pictures: NDArray[Any] = array[:, None] if array.ndim == 3 else array
+    return pictures
 
 
 @lru_cache(maxsize=64)  # each holds a file open: far below the usual limit of 1,024

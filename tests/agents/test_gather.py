@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from pliant.agents import DQN, PPO, AgentError
+from pliant.agents import DQN, PPO, AgentError, NonFiniteLoss
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -231,6 +231,14 @@ def test_single_environments_are_wrapped_as_sb3_would(toy):
     agent, another = build(PPO, PPO_CASES["cnn"], toy)
     batch = agent.gather(another().envs[0], 20, seed=0)
     assert batch.observations.shape == (20, 1, 36, 36)
+
+
+def test_probabilities_that_are_not_numbers_are_no_noise_of_the_policy(toy):
+    agent = PPO("MlpPolicy", toy(actions=BOX), n_steps=32, batch_size=8, device="cpu")
+    with torch.no_grad():
+        agent.policy.log_std.fill_(60.0)  # whose square float32 does not hold
+    with pytest.raises(NonFiniteLoss, match="the probability of an action is not finite"):
+        agent.gather(toy(actions=BOX), 20, seed=1)
 
 
 def test_the_training_environment_is_refused(toy):
