@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .errors import AgentError, InvalidSetting, NonFiniteLoss
 from .features import recorded
 from .mitigations.base import Mitigation, check_combination
+from .mixture import Mixture, weighted_rows
 from .networks import INITIALISATIONS, initialise, named, resolve_names
 from .norms import total_norm
 from .randomness import isolated_randomness
@@ -95,7 +96,11 @@ class Agent(BaseAlgorithm):
 
     @abstractmethod
     def hidden_layers(self) -> dict[str, nn.Module]:
-        """The activation modules, by ``"<network>/<depth>"``."""
+        """The activation modules, by ``"<network>/<depth>"``; see `features.hidden_activations`."""
+
+    @abstractmethod
+    def deciding(self) -> tuple[str, tuple[nn.Module, ...]]:
+        """The network whose outputs decide, and its modules after the features extractor, in order."""
 
     @abstractmethod
     def networks(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -132,12 +137,31 @@ class Agent(BaseAlgorithm):
 
         Returns:
             By ``"<network>/<depth>"`` (``"actor/0"``, ``"q/1"``), ``[B, width]``; convolutional layers with
-            space flattened into samples, ``[B H W, C]``.
+            space flattened into samples, ``[B H W, C]``. After them, for a mixture of experts,
+            ``"<network>/mixture"``: the last features of all experts times their weights, ``[B, E width]``.
         """
-        layers = self.hidden_layers()
-        with recorded(layers) as features:
+        layers, mixtures = self.hidden_layers(), self.mixtures()
+        gates = {name: mixture.gate for name, mixture in mixtures.items()}
+        with recorded({**layers, **gates}) as seen:
             self._forward_hidden(observations)
-        return {name: features[name] for name in layers}
+        features = {name: seen[name] for name in layers}
+        for name, mixture in mixtures.items():
+            network = name.removesuffix("/mixture")
+            ends = [_last(f"{network}/{part}/", layers) for part, _ in mixture.parts() if part != "gate"]
+            features[name] = weighted_rows(seen[name], [seen[end] for end in ends])
+        return features
+
+    def mixtures(self) -> dict[str, Mixture]:
+        """The mixtures of experts that a mitigation has put in, by ``"<network>/mixture"``."""
+        network, parts = self.deciding()
+        return {f"{network}/mixture": part for part in parts if isinstance(part, Mixture)}
+
+    def expert_weights(self, observations: Observations) -> dict[str, Tensor]:
+        """How much each expert counts for each observation, ``[B, E]``, by the names of `mixtures`."""
+        gates = {name: mixture.gate for name, mixture in self.mixtures().items()}
+        with recorded(gates) as weights:
+            self._forward_hidden(observations)
+        return weights
 
     def fresh(self) -> Self:
         """A twin with networks newly drawn as at construction, from torch's global generator.
@@ -333,3 +357,7 @@ def scalars(tensors: dict[str, Tensor]) -> dict[str, float]:
         return {name: tensor.item() for name, tensor in tensors.items()}
     with torch.no_grad():
         return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
+
+
+def _last(prefix: str, layers: Iterable[str]) -> str:
+    return [name for name in layers if name.startswith(prefix)][-1]

@@ -24,6 +24,7 @@ from .classifier_policy import ClassifierPolicy
 from .errors import AgentError, InvalidSetting, UnsupportedSpace
 from .features import hidden_activations
 from .losses import correct_predictions, cross_entropy
+from .mixture import Mixture
 from .networks import initialise
 from .passes import Passes, labelled_samples, select
 from .types import Classes, ClassifierBatch, LabelledSamples, Loss, Objective, Observations, Update
@@ -327,15 +328,20 @@ class Classifier(Agent, BaseAlgorithm):
 
     def start_task(self, task: int) -> None:
         """As `Agent.start_task`, after giving the network the head that ``new_head`` asks for."""
-        # More than the one layer only where a mitigation has put some into its place.
-        for head in (module for module in self.policy.head.modules() if isinstance(module, nn.Linear)):
-            if self.new_head == "zero":
-                nn.init.zeros_(head.weight)
-                nn.init.zeros_(head.bias)
-            elif self.new_head == "redraw":
-                head.reset_parameters()
-                initialise(head, self.initialisation)
+        if self.new_head != "keep":
+            for head in self._heads():
+                if self.new_head == "zero":
+                    nn.init.zeros_(head.weight)
+                    nn.init.zeros_(head.bias)
+                else:
+                    head.reset_parameters()
+                    initialise(head, self.initialisation)
         super().start_task(task)
+
+    def _heads(self) -> list[nn.Linear]:
+        """The layers that put out logits of classes: one, or with a mixture one per expert."""
+        head: Any = self.policy.head
+        return head.output_layers() if isinstance(head, Mixture) else [head]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As SB3's; training goes on with the samples of ``env``, at the beginning of a pass."""
@@ -406,8 +412,11 @@ class Classifier(Agent, BaseAlgorithm):
         policy = self.policy
         # The head has no activation, unless a mitigation has moved one there.
         parts = [policy.features_extractor, policy.body, policy.head]
-        layers = hidden_activations(parts, policy.activation_fn)
-        return {f"classifier/{depth}": layer for depth, layer in enumerate(layers)}
+        return hidden_activations("classifier", parts, policy.activation_fn)
+
+    def deciding(self) -> tuple[str, tuple[nn.Module, ...]]:
+        """``classifier``: its hidden layers after the extractor, and the head."""
+        return "classifier", (self.policy.body, self.policy.head)
 
     def networks(self) -> dict[str, dict[str, nn.Parameter]]:
         """``classifier``: everything."""

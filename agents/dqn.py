@@ -233,8 +233,11 @@ class DQN(Agent, stable_baselines3.DQN):
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``q/<depth>``, the features extractor's layers first."""
         q_net = self.q_net
-        layers = hidden_activations([q_net.features_extractor, q_net.q_net], q_net.activation_fn)
-        return {f"q/{depth}": layer for depth, layer in enumerate(layers)}
+        return hidden_activations("q", [q_net.features_extractor, q_net.q_net], q_net.activation_fn)
+
+    def deciding(self) -> tuple[str, tuple[nn.Module, ...]]:
+        """``q``: the online network without its extractor."""
+        return "q", (self.q_net.q_net,)
 
     def networks(self) -> dict[str, dict[str, nn.Parameter]]:
         """``q``: the online network."""

@@ -1,30 +1,47 @@
 """The hidden layers of a network: its post-activation features, recorded by forward hooks."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from .activations import Concatenated
+from .mixture import Mixture
 
 
-def hidden_activations(modules: Iterable[nn.Module], activation_fn: type[nn.Module]) -> list[nn.Module]:
+def hidden_activations(
+    network: str, modules: Iterable[nn.Module], activation_fn: type[nn.Module]
+) -> dict[str, nn.Module]:
     """The activation modules within ``modules``, in the order in which they were built.
 
+    By ``"<network>/<depth>"``; within a `Mixture` the depth is that in each of its parts, whose name goes
+    before it (``"actor/expert-0/1"``).
+
     Args:
+        network: its name.
         modules: the parts of one network, from input to output.
         activation_fn: the policy's own activation, so that a custom one is found beside torch's.
     """
-    return [child for module in modules for child in _trained(module) if _is_activation(child, activation_fn)]
+    found: dict[str, nn.Module] = {}
+    depths: Counter[str] = Counter()
+    for path, child in (pair for module in modules for pair in _trained(network, module)):
+        if _is_activation(child, activation_fn):
+            found[f"{path}/{depths[path]}"] = child
+            depths[path] += 1
+    return found
 
 
-def _trained(module: nn.Module) -> Iterator[nn.Module]:
-    """As ``module.modules()``, without what is frozen."""
-    if not isinstance(module, Frozen):
-        yield module
+def _trained(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As ``module.modules()``, without what is frozen; each with ``path`` and the part of a mixture."""
+    if isinstance(module, Mixture):
+        for name, part in module.parts():
+            yield from _trained(f"{path}/{name}", part)
+    elif not isinstance(module, Frozen):
+        yield path, module
         for child in module.children():
-            yield from _trained(child)
+            yield from _trained(path, child)
 
 
 def _is_activation(module: nn.Module, activation_fn: type[nn.Module]) -> bool:
@@ -57,7 +74,7 @@ class Frozen(nn.Module):
 
 
 @contextmanager
-def recorded(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+def recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Within the block, a forward pass stores each layer's output under its name, as ``[samples, width]``.
 
     Example:

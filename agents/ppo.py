@@ -371,22 +371,26 @@ class PPO(Agent, stable_baselines3.PPO):
     def hidden_layers(self) -> dict[str, nn.Module]:
         """``actor/<depth>`` and ``critic/<depth>``; ``shared/<depth>`` in a shared features extractor."""
         policy = self.policy
-        trunks = policy.mlp_extractor
+        _, actor = self.deciding()
         # The last linear layers have no activation, unless a mitigation has moved one there.
-        actor, critic = [trunks.policy_net, policy.action_net], [trunks.value_net, policy.value_net]
+        critic = (policy.mlp_extractor.value_net, policy.value_net)
         networks: dict[str, list[nn.Module]]
         if policy.share_features_extractor:
-            networks = {"shared": [policy.features_extractor], "actor": actor, "critic": critic}
+            networks = {"shared": [policy.features_extractor], "actor": [*actor], "critic": [*critic]}
         else:
             networks = {
                 "actor": [policy.pi_features_extractor, *actor],
                 "critic": [policy.vf_features_extractor, *critic],
             }
         return {
-            f"{network}/{depth}": layer
+            name: layer
             for network, modules in networks.items()
-            for depth, layer in enumerate(hidden_activations(modules, policy.activation_fn))
+            for name, layer in hidden_activations(network, modules, policy.activation_fn).items()
         }
+
+    def deciding(self) -> tuple[str, tuple[nn.Module, ...]]:
+        """``actor``: its hidden layers after the extractor, and the output layer."""
+        return "actor", (self.policy.mlp_extractor.policy_net, self.policy.action_net)
 
     def networks(self) -> dict[str, dict[str, nn.Parameter]]:
         """``actor``, ``critic``, ``log_std`` (Box actions), ``shared`` (parameters of a shared extractor)."""

@@ -75,11 +75,21 @@ def concatenate(agent: "Agent", owner: str, activation: Callable[[], nn.Module],
             rows, columns = resized.get(module, tuple(module.weight.shape[:2]))
             resized[module] = (rows // 2, columns) if halve else (rows, 2 * columns)
     for module, (rows, columns) in resized.items():
-        replace(agent.policy, module, _resized(agent, module, rows, columns))
+        replace(agent.policy, module, redrawn(agent, module, rows, columns))
 
 
-def _resized(agent: "Agent", layer: Weighted, rows: int, columns: int) -> Weighted:
-    """A layer of the same kind with other numbers of outputs and inputs, drawn as at construction."""
+def redrawn(
+    agent: "Agent", layer: Weighted, rows: int, columns: int, length: float | None = None
+) -> Weighted:
+    """A layer of the same kind, perhaps with other numbers of outputs and inputs, drawn as at construction.
+
+    Args:
+        agent: whose policy has just been built.
+        layer: to take after.
+        rows: outputs.
+        columns: inputs.
+        length: of orthogonal rows; by default that of the layer's own.
+    """
     new: Weighted
     if isinstance(layer, nn.Linear):
         new = nn.Linear(columns, rows, bias=layer.bias is not None)
@@ -97,7 +107,8 @@ def _resized(agent: "Agent", layer: Weighted, rows: int, columns: int) -> Weight
         )
     if agent.hidden_scheme() is not None and agent.initialisation == "sb3":
         # Stable-baselines3's orthogonal rows, whose length differs from hidden layers to the last ones.
-        nn.init.orthogonal_(new.weight, torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item())
+        own = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
+        nn.init.orthogonal_(new.weight, own if length is None else length)
         if new.bias is not None:
             nn.init.zeros_(new.bias)
     return new.to(layer.weight.device)

@@ -100,8 +100,9 @@ class Wiring:
         layers: by name, those whose units can be told apart.
         skipped: by name, why the others cannot.
         weighted: every linear and convolutional layer that was called, by its name in the policy.
-        order: those names for each network, in the order of the calls.
-        heads: the last of them in each network: their outputs are no hidden units.
+        order: for each head the names of the layers that lead to it, in the order of the calls, itself last.
+        heads: those whose outputs reach their network's through no other such layer: one per network, or one
+            per expert of a mixture and one of its gate. Their outputs are no hidden units.
         normalised: those whose output is taken by a normalisation and by nothing else, by name.
         norms: all normalisations that were called.
         widths: units before each hidden layer's activation.
@@ -152,8 +153,8 @@ def trace(agent: "Agent") -> Wiring:
         layers,
         skipped,
         weighted={names[module]: module for modules in trained for module in modules},
-        order=tuple(tuple(names[module] for module in modules) for modules in trained),
-        heads=tuple(dict.fromkeys(modules[-1] for modules in trained if modules)),
+        order=tuple(tuple(names[m] for m in one.leading_to(head)) for one in passes for head in one.heads()),
+        heads=tuple(dict.fromkeys(head for one in passes for head in one.heads())),
         normalised={
             names[module]: module
             for one, modules in zip(passes, trained, strict=True)
@@ -194,11 +195,25 @@ class _Pass:
     def of(self, module: nn.Module) -> list[_Call]:
         return [call for call in self.calls if call.module is module]
 
-    def trained(self) -> Iterator[Weighted]:
-        """The layers with weights that training changes, in the order of their calls."""
-        for call in self.calls:
+    def trained(self, among: set[Any] | None = None) -> Iterator[Weighted]:
+        """The layers with weights that training changes, in the order of their calls.
+
+        Args:
+            among: nodes of the autograd graph; only calls that made one of them count.
+        """
+        for call in self.calls if among is None else [c for c in self.calls if c.node in among]:
             if isinstance(call.module, WEIGHTED) and isinstance(call.module.weight, nn.Parameter):
                 yield call.module
+
+    def heads(self) -> list[Weighted]:
+        """The trained layers that lead to the end through no other layer with weights."""
+        weighted = {call.node for call in self.calls if isinstance(call.module, WEIGHTED)}
+        return list(dict.fromkeys(self.trained(among=_met(self.end, weighted))))
+
+    def leading_to(self, head: Weighted) -> list[Weighted]:
+        """The trained layers on the way to a head, in the order of their calls, itself last."""
+        before = set().union(*(_met(call.node) for call in self.of(head)))
+        return list(dict.fromkeys(self.trained(among=before)))
 
     def after(self, call: _Call) -> list[_Call]:
         """The calls that took what ``call`` made.
@@ -256,16 +271,19 @@ def _calls(policy: nn.Module) -> Iterator[list[_Call]]:
 
 def _reaches(start: Any, goal: Any, barriers: set[Any]) -> bool:
     """Whether the autograd graph leads from ``start`` down to ``goal`` around the barriers."""
+    return goal in _met(start, {goal, *barriers})
+
+
+def _met(start: Any, barriers: set[Any] | None = None) -> set[Any]:
+    """The barriers that the autograd graph leads to from ``start`` around the others, or all nodes."""
     stack, seen = [start], set()
     while stack:
         node = stack.pop()
-        if node is None or node in seen or node in barriers:
-            continue
-        if node is goal:
-            return True
-        seen.add(node)
-        stack += [following for following, _ in node.next_functions]
-    return False
+        if node is not None and node not in seen:
+            seen.add(node)
+            if barriers is None or node not in barriers:
+                stack += [following for following, _ in node.next_functions]
+    return seen if barriers is None else seen & barriers
 
 
 # Reading what was seen --------------------------------------------------------------------------------------

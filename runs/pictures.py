@@ -262,8 +262,8 @@ def evaluation_matrices(comparison: Comparison) -> list[Picture]:
 
 _QUANTITIES = (
     # What is read of a snapshot's scalars, where, and what it is called.
-    (r"plasticity/([^/]+)/\d+/effective_rank", "effective feature rank", "units' worth of directions"),
-    (r"plasticity/([^/]+)/\d+/dead", "dead units", "share of the layer"),
+    (r"plasticity/([^/]+)/(.+/)?\d+/effective_rank", "effective feature rank", "units' worth of directions"),
+    (r"plasticity/([^/]+)/(.+/)?\d+/dead", "dead units", "share of the layer"),
     (r"plasticity/([^/]+)/weight_norm", "weight norm", "norm"),
 )
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from ..agents.mitigations.mixture_of_experts import MOST_EXPERTS
 from ..diagnostics.memory import available_bytes
 from .errors import TooLarge
 from .spec import ClassifierSpec, DQNSpec, PPOSpec, RunSpec
@@ -37,11 +38,18 @@ def check_sizes(spec: RunSpec, observation_space: spaces.Space[Any]) -> None:
     """
     hidden = spec.agent.network.hidden
     weights = sum(first * second for first, second in pairwise(hidden))
-    needs = {"networks and optimiser": 4 * weights * (1 if isinstance(spec.agent, ClassifierSpec) else 2)}
+    networks = (0 if isinstance(spec.agent, ClassifierSpec) else 1) + _experts(spec)
+    needs = {"networks and optimiser": 4 * weights * networks}
     if rows := stored_rows(spec):
         name = "replay buffer" if isinstance(spec.agent, DQNSpec) else "rollout"
         needs[name] = rows * (item_bytes(observation_space) + 24)
     require(needs, available_memory(), "memory")
+
+
+def _experts(spec: RunSpec) -> int:
+    """How many networks there are in place of the one that decides; wrong settings are refused later."""
+    count = spec.mitigations.get("mixture-of-experts", {}).get("experts", 1)
+    return count if isinstance(count, int) and 0 < count <= MOST_EXPERTS else 1
 
 
 def available_memory() -> int:

@@ -9,6 +9,7 @@ from .isotropy import Isotropy
 from .l2 import L2
 from .l2_init import L2Init
 from .layer_norm import LayerNorm
+from .mixture_of_experts import MixtureOfExperts
 from .normalize_and_project import NormalizeAndProject
 from .parseval import Parseval
 from .plasticity_injection import PlasticityInjection
@@ -31,6 +32,7 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "l2-init": L2Init,
     "layer-norm": LayerNorm,
     "layer-reset": LayerReset,
+    "mixture-of-experts": MixtureOfExperts,
     "normalize-and-project": NormalizeAndProject,
     "parseval": Parseval,
     "plasticity-injection": PlasticityInjection,
@@ -55,6 +57,7 @@ __all__ = [
     "LayerNorm",
     "LayerReset",
     "Mitigation",
+    "MixtureOfExperts",
     "NormalizeAndProject",
     "Parseval",
     "PlasticityInjection",

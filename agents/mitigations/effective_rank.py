@@ -144,10 +144,11 @@ class EffectiveRank(Mitigation):
 
     def _selected(self, agent: "Agent", observations: Observations) -> tuple[list[Tensor], list[float]]:
         """The features of the layers that count, and the share of each in its network's mean."""
+        hidden = agent.hidden_layers()
         features = {
             layer: features
             for layer, features in agent.features(_thinned(observations, self.samples)).items()
-            if any(fnmatchcase(layer, pattern) for pattern in self.layers)
+            if layer in hidden and any(fnmatchcase(layer, pattern) for pattern in self.layers)
         }
         layers = Counter(layer.split("/")[0] for layer in features)
         return list(features.values()), [1 / layers[layer.split("/")[0]] for layer in features]

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..types import Observations
 from .base import Mitigation
-from .checks import require_strength, selected
+from .checks import require_member, require_strength, selected
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -30,45 +30,65 @@ def isotropy_penalty(features: Tensor) -> Tensor:
     return gram.square().sum() - gram.trace().square() / width
 
 
+def gradient_norm(scalar: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """``sqrt(sum g^2 + 1e-8)`` of the scalar's gradient g; its graph is kept."""
+    gradients = torch.autograd.grad(scalar, parameters, retain_graph=True, allow_unused=True)
+    return torch.stack([g.square().sum() for g in gradients if g is not None]).sum().add(1e-8).sqrt()
+
+
 @dataclass
 class Isotropy(Mitigation):
-    """The penalty of SPHERE (Luo et al. 2026, arXiv 2605.04712) on the last hidden layer of every network.
+    """The penalty of SPHERE (Luo et al. 2026, arXiv 2605.04712).
 
-    The descended loss gains, for each network, ``c * isotropy_penalty(features)``. The coefficient is adapted
-    at every minibatch, as in the authors' code (github.com/sphere-rl/sphere): ``c = ratio * |L| / (penalty +
-    1e-8)``, not differentiated, L that network's share of the loss (PPO's actor: policy and entropy loss; its
-    critic: the value loss). The authors apply it to the gate-weighted features of a mixture of experts; on
-    one network it is a relative of effective rank that needs no singular values. It shrinks with the fourth
-    power of the features, and is zero for dead ones: use it with something that keeps them alive.
+    The authors apply it to an actor that is a mixture of experts: to the last features of all experts times
+    their weights, side by side. That is what it acts on, and on nothing else, if `MixtureOfExperts` is there,
+    too. Without a mixture it acts on the last hidden layer of every network, a relative of effective rank
+    that needs no singular values.
 
-    Strengths of that code: ratio 0.05 relative to the loss, its default. Its script for HumanoidBench has
-    0.001 relative to the norm of the loss's gradient instead, which is not offered here; nor is the mixture
-    of experts (10, the best 2 weighted by a softmax, in the actor alone, with no loss that balances them).
+    The descended loss gains ``c * isotropy_penalty(features)`` for each. The coefficient is adapted at every
+    minibatch, as in the authors' code (github.com/sphere-rl/sphere), and not differentiated: ``c = ratio *
+    |L| / (penalty + 1e-8)``, L that network's share of the loss (PPO's actor: policy and entropy loss; its
+    critic: the value loss). Or relative to the gradient: ``c = ratio * |grad L| / (|grad penalty| + 1e-8)``
+    with the norms ``|g| = sqrt(sum g^2 + 1e-8)`` over all parameters that L moves, at the cost of two more
+    backward passes. The penalty shrinks with the fourth power of the features, and is zero for dead ones: use
+    it with something that keeps them alive.
+
+    Strengths of that code: ratio 0.05 relative to the loss, its default; 0.001 relative to the gradient, in
+    its script for HumanoidBench. Its projection of conflicting gradients and its penalty on the gate, both
+    off by default, are not here.
 
     Args:
-        ratio: of penalty to loss, at least 0.
+        ratio: of penalty to loss, or of their gradients, at least 0.
+        relative_to: ``"loss"`` or ``"gradient"``.
         strength: if given, the coefficient itself, and nothing is adapted.
-        layers: names or patterns of hidden layers (``["actor/*"]``); by default the last of each network.
+        layers: names or patterns of hidden layers or mixtures (``["actor/*"]``); by default as above.
 
     Logs ``plasticity/anisotropy``: the sum of the penalties without coefficients, at the latest update.
     """
 
     ratio: float = 0.05
+    relative_to: str = "loss"
     strength: float | None = None
     layers: Sequence[str] | None = None
     _chosen: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    _moved: dict[str, list[nn.Parameter]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _anisotropy: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_strength(self, ratio=self.ratio)
+        require_member(self, ("loss", "gradient"), relative_to=self.relative_to)
         if self.strength is not None:
             require_strength(self, strength=self.strength)
 
     def attach(self, agent: "Agent") -> None:
-        """Choose the layers."""
-        known = list(agent.hidden_layers())
-        last = {name.split("/")[0]: name for name in known}
-        self._chosen = list(last.values()) if self.layers is None else selected(self, self.layers, known)
+        """Choose the layers, and find what their networks' losses move."""
+        hidden, mixtures = list(agent.hidden_layers()), list(agent.mixtures())
+        if self.layers is None:
+            self._chosen = mixtures or list({_network(name): name for name in hidden}.values())
+        else:
+            self._chosen = selected(self, self.layers, [*hidden, *mixtures])
+        moved = agent.networks() | {name: o.parameters for name, o in agent.objectives().items()}
+        self._moved = {name: list(parameters.values()) for name, parameters in moved.items()}
 
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
         """The sum over layers of coefficient times penalty."""
@@ -81,9 +101,14 @@ class Isotropy(Mitigation):
             if self.strength is not None:
                 terms.append(self.strength * penalty)
             else:
-                loss = losses[name.split("/")[0]].detach().abs()
-                terms.append(self.ratio * loss / (penalty.detach() + 1e-8) * penalty)
+                terms.append(self._coefficient(_network(name), losses[_network(name)], penalty) * penalty)
         return torch.stack(terms).sum() if terms else None
+
+    def _coefficient(self, network: str, loss: Tensor, penalty: Tensor) -> Tensor:
+        if self.relative_to == "loss":
+            return self.ratio * loss.detach().abs() / (penalty.detach() + 1e-8)
+        moved = self._moved[network]
+        return self.ratio * gradient_norm(loss, moved) / (gradient_norm(penalty, moved) + 1e-8)
 
     def values(self) -> dict[str, float]:
         """``anisotropy``."""
@@ -96,3 +121,7 @@ class Isotropy(Mitigation):
     def load_state(self, state: dict[str, float | None]) -> None:
         """Put it back."""
         self._anisotropy = state["anisotropy"]
+
+
+def _network(layer: str) -> str:
+    return layer.split("/")[0]

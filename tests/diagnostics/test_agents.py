@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.agents import DQN, PPO, Classifier
+from pliant.agents import DQN, PPO, Classifier, Isotropy, MixtureOfExperts
 from pliant.diagnostics import SnapshotSettings, errors, take_snapshot
 from pliant.diagnostics.objectives import (
     check_ratios,
@@ -180,10 +180,11 @@ def convolutional_dqn():
     return agent, agent.gather(make_env(task, seed=1), 16, seed=3)
 
 
-@pytest.mark.parametrize("kind", ["Pendulum-v1", "CartPole-v1", "convolutional", "classifier"])
+@pytest.mark.parametrize("kind", ["Pendulum-v1", "CartPole-v1", "convolutional", "classifier", "mixture"])
 def test_batched_products_equal_looped_ones_for_every_objective(kind):
-    if kind in ("convolutional", "classifier"):
-        agent, batch = convolutional_dqn() if kind == "convolutional" else classifier()
+    if kind in ("convolutional", "classifier", "mixture"):
+        makers = {"convolutional": convolutional_dqn, "classifier": classifier, "mixture": mixture}
+        agent, batch = makers[kind]()
     else:
         agent = ppo(kind)
         batch = gathered(agent, kind)
@@ -215,3 +216,73 @@ def test_a_batch_of_the_policy_before_training_is_refused():
     with pytest.raises(errors.RatioNotOne, match="gather afresh"):
         take_snapshot(agent, batch, strict=True)
     take_snapshot(agent, batch, SnapshotSettings(unclipped=True), strict=True)
+
+
+def mixture(algorithm="ppo", samples=60):
+    """Three experts, two of which count for a sample, and a batch."""
+    mitigations = [MixtureOfExperts(3, 2), Isotropy()]
+    if algorithm == "ppo":
+        agent = ppo(mitigations=mitigations)
+        return agent, gathered(agent, samples=samples)
+    agent, batch = classifier((4,), samples)
+    agent = Classifier(
+        "MlpPolicy", agent.get_env(), policy_kwargs=agent.policy_kwargs, mitigations=mitigations, seed=0
+    )
+    return agent, batch
+
+
+def test_a_mixture_of_experts_is_measured_by_every_instrument():
+    agent, batch = mixture()
+    snapshot = take_snapshot(agent, batch, EVERYTHING, strict=True)
+    assert not snapshot.failures
+    objective = agent.objectives()["actor"]
+    for operator, key in (("hessian", "actor"), ("ggn", "actor-ggn")):
+        exact = torch.linalg.eigvalsh(dense(objective_operator(objective, batch, operator))).numpy()
+        found = np.sort(snapshot.spectra[key].nodes[0])
+        assert found[-20:] == pytest.approx(exact[-20:], abs=3e-5 * np.abs(exact).max())
+    parts = [f"action_net.experts.{i}" for i in range(3)] + ["action_net.gate.body"]
+    layers = {f"actor-kfac.{part}.{depth}" for part in parts for depth in (0, 2, 4)}
+    assert layers <= snapshot.spectra.keys()
+    scalars = snapshot.scalars()
+    hidden = [f"expert-{i}/{d}" for i in range(3) for d in (0, 1)] + ["gate/0", "gate/1", "mixture"]
+    assert {f"plasticity/actor/{name}/effective_rank" for name in hidden} <= scalars.keys()
+    # Whoever is chosen for no sample is dead in the mixture, whatever its own units say.
+    (weights,) = agent.expert_weights(batch.observations).values()
+    assert scalars["plasticity/actor/mixture/dead"] >= (weights == 0).all(0).float().mean().item() - 1e-6
+
+
+def test_an_expert_that_counts_for_no_sample_has_no_curvature():
+    agent, _ = mixture()
+    with torch.no_grad():
+        agent.policy.action_net.gate.body[-1].bias.copy_(torch.tensor([50.0, 50.0, -50.0]))
+    parts = tuple(f"actor/action_net.experts.{i}" for i in range(3))
+    settings = dataclasses.replace(EVERYTHING, operators=("hessian", "ggn"), parts=parts, updates=0)
+    snapshot = take_snapshot(agent, gathered(agent), settings, strict=True)
+    for operator in ("", "-ggn"):
+        sizes = [np.abs(snapshot.spectra[f"{part}{operator}"].nodes[0]).max() for part in parts]
+        assert sizes[2] == 0 < min(sizes[:2])
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "classifier"])
+def test_the_k_fac_of_a_mixture_is_exact_for_one_sample(algorithm):
+    agent, batch = mixture(algorithm, samples=1)
+    name, home = ("actor", "action_net") if algorithm == "ppo" else ("classifier", "head")
+    parts = [f"{name}/{home}.experts.{i}.0" for i in range(3)] + [f"{name}/{home}.gate.body.0"]
+    settings = SnapshotSettings(operators=("ggn", "kfac"), parts=tuple(parts), minibatches=0, features=False)
+    snapshot = take_snapshot(agent, batch, settings, strict=True)
+    for part in parts:
+        exact, factored = (np.sort(snapshot.spectra[f"{part}-{kind}"].nodes[0]) for kind in ("ggn", "kfac"))
+        assert factored == pytest.approx(exact, abs=1e-5 * exact.max())
+
+
+def test_snapshots_leave_the_training_of_a_mixture_as_it_is():
+    def train(look):
+        agent, _ = mixture()
+        for _ in range(2):
+            agent.learn(64)
+            if look:
+                take_snapshot(agent, gathered(agent), EVERYTHING, strict=True)
+        return agent.policy.state_dict()
+
+    alone, watched = train(look=False), train(look=True)
+    assert all(torch.equal(value, watched[name]) for name, value in alone.items())

@@ -32,10 +32,12 @@ TINY: dict[str, dict] = {
     "l2": {"strength": 1e-3},
     "continual-backprop": {"replacement_rate": 0.02, "maturity": 5},
     "redo": {"threshold": 0.5, "every": 7},
+    "mixture-of-experts": {"experts": 3},
 }
 
 TOGETHER = [
-    ["l2", "l2-init", "parseval", "spectral", "isotropy", "effective-rank", "c-chain"],
+    ["l2", "l2-init", "parseval", "spectral", "effective-rank", "c-chain"],
+    ["mixture-of-experts", "isotropy"],
     ["layer-norm", "l2", "shrink-and-perturb", "weight-clipping", "layer-reset"],
     ["normalize-and-project", "plasticity-injection", "deep-fourier", "trac"],
     ["full-reset", "continual-backprop", "redo", "crelu"],

@@ -116,6 +116,12 @@ def test_an_agent_that_no_machine_holds_is_refused_before_it_is_built(agent: dic
         planned(GRID, agent=agent)
 
 
+def test_the_experts_of_a_mixture_are_counted_too() -> None:
+    wide = {**GRID["agent"], "network": {"hidden": [10**5, 10**4]}}
+    with pytest.raises(TooLarge, match=r"networks and optimiser 4 TB"):
+        planned(GRID, agent=wide, mitigations={"mixture-of-experts": {"experts": 999}})
+
+
 def test_a_million_million_tasks_are_refused_before_they_are_drawn() -> None:
     from pliant.envs import InvalidTask
 

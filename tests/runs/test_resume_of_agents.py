@@ -19,6 +19,7 @@ SETTINGS = {
     "isotropy": {"ratio": 0.1},
     "l2": {"strength": 1e-1},
     "l2-init": {"strength": 1e-1},
+    "mixture-of-experts": {"experts": 3},
     "normalize-and-project": {"every": 2},
     "parseval": {"strength": 1e-2},
     "plasticity-injection": {"tasks": [1]},

@@ -118,6 +118,10 @@ def test_any_checkpoint_at_a_switch_can_be_exported_and_nothing_is_overwritten(t
     [
         ({"mitigations": {"layer-norm": {}}}, "mitigations have changed the networks"),
         (
+            {"mitigations": {"mixture-of-experts": {"experts": 2}}},
+            r"mitigations have changed the networks \(it has no 'action_net\.bias'\)",
+        ),
+        (
             {
                 "tasks": {"env": "MiniGrid-Empty-5x5-v0", "length": 64},
                 "agent": PPO["agent"] | {"network": {"hidden": [4], "extractor": "scaled-flatten"}},

@@ -23,6 +23,7 @@ SETTINGS = {
     "l2-init": {"strength": 1e-1},
     "layer-norm": {"affine": True},
     "layer-reset": {"last": 2},
+    "mixture-of-experts": {"experts": 3, "active": 2},
     "normalize-and-project": {"every": 2},
     "parseval": {"strength": 1e-2},
     "plasticity-injection": {"tasks": (1,)},

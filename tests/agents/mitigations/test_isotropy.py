@@ -1,10 +1,15 @@
 """SPHERE's penalty: zero exactly for features that fill all directions alike."""
 
+import math
+
 import pytest
 import torch
+from gymnasium import spaces
 
-from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Isotropy
-from pliant.agents.mitigations.isotropy import isotropy_penalty
+from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Isotropy, MixtureOfExperts
+from pliant.agents.mitigations.isotropy import gradient_norm, isotropy_penalty
+
+BOX = spaces.Box(-1, 1, (2,))
 
 
 def test_it_is_zero_for_isotropic_features_and_positive_for_others():
@@ -78,6 +83,56 @@ def test_the_adapted_coefficient_is_not_differentiated(make):
         torch.testing.assert_close(gradient, coefficient * slope, rtol=1e-4, atol=1e-8)
 
 
+def norm(gradients):
+    return torch.stack([g.square().sum() for g in gradients if g is not None]).sum().sqrt().item()
+
+
+@pytest.mark.parametrize("mixture", [[], [MixtureOfExperts(3)]])
+def test_relative_to_the_gradient_that_of_the_penalty_is_the_stated_share_of_the_losss(mixture, make):
+    mitigation = Isotropy(
+        ratio=0.5, relative_to="gradient", layers=["actor/*1" if not mixture else "*/mixture"]
+    )
+    agent = make(PPO, [*mixture, mitigation], actions=BOX, ent_coef=0.1)
+    agent.learn(32)
+    batch = agent.prepare(next(agent.rollout_buffer.get(8)))
+    loss = agent.loss(batch)
+    moved = list(agent.objectives()["actor"].parameters.values())
+    assert agent.policy.log_std in set(moved)
+    actor = loss.parts["policy_loss"] + 0.1 * loss.parts["entropy_loss"]
+    wanted = 0.5 * norm(torch.autograd.grad(actor, moved, retain_graph=True))
+    penalty = agent._penalties(batch.observations, loss)["the penalty of Isotropy"]
+    (name,) = mitigation._chosen
+    plain = isotropy_penalty(agent.features(batch.observations)[name])
+    direction = torch.autograd.grad(plain, moved, allow_unused=True)
+    found = torch.autograd.grad(penalty, moved, retain_graph=True, allow_unused=True)
+    # The norms have 1e-8 under their roots, as the authors' have.
+    assert norm(found) == pytest.approx(
+        wanted * norm(direction) / math.hypot(norm(direction), 1e-4), rel=1e-3
+    )
+    for gradient, slope in zip(found, direction, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(gradient / norm(found), slope / norm(direction))
+    (loss.total + penalty).backward()  # the graph is still there
+
+
+def test_a_gradient_norm_has_the_authors_small_number_under_its_root():
+    x = torch.tensor([3.0, 4.0], requires_grad=True)
+    y = torch.zeros(1, requires_grad=True)
+    assert gradient_norm(x.square().sum() / 2, [x, y]).item() == pytest.approx(5)
+    assert gradient_norm(0 * x.sum(), [x]).item() == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mlp", "cnn"])
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
+def test_every_agent_trains_relative_to_the_gradient(algorithm, policy, make, parameters):
+    mitigation = Isotropy(ratio=0.001, relative_to="gradient")
+    agent = make(algorithm, [mitigation], policy).learn(64)
+    assert all(p.isfinite().all() for p in parameters(agent).values())
+    assert mitigation.values()["anisotropy"] > 0
+    with pytest.raises(InvalidSetting, match=r"relative_to is 'norm'\. Known: loss, gradient"):
+        Isotropy(relative_to="norm")
+
+
 def test_layers_can_be_chosen(make, observe):
     mitigation = Isotropy(strength=1.0, layers=["actor/0", "critic/*"])
     agent = make(PPO, [mitigation])
@@ -86,6 +141,13 @@ def test_layers_can_be_chosen(make, observe):
     torch.testing.assert_close(mitigation.penalty(agent, observe()), expected)
     with pytest.raises(InvalidSetting, match="'q/0', but the layers it can act on are: actor/0, actor/1"):
         make(PPO, [Isotropy(layers=["q/0"])])
+
+
+def test_beside_a_mixture_of_experts_it_acts_on_the_mixture_alone(make, observe):
+    mitigation = Isotropy(strength=1.0)
+    agent = make(PPO, [MixtureOfExperts(3), mitigation])
+    expected = isotropy_penalty(agent.features(observe())["actor/mixture"])
+    torch.testing.assert_close(mitigation.penalty(agent, observe()), expected)
 
 
 def test_training_spreads_the_features(make, observe):
