@@ -1,4 +1,4 @@
-"""Reading arrays that somebody else wrote: nothing is executed, and memory is bounded before it is taken.
+"""Arrays in files: written whole or not at all; read without executing anything, in bounded memory.
 
 A ``.npz`` is a zip of arrays. What could go wrong, by malice or a broken disk: object arrays (pickles, which
 execute code when loaded), a header that asks for terabytes, a few kilobytes that inflate to them, a directory
@@ -11,10 +11,11 @@ import os
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from numpy.lib import format as npy
 
 from .errors import UnreadableFile
@@ -31,6 +32,16 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ZIP64_LOCATOR = 20
 _END = struct.Struct("<4s4H2LH")
 """The end of a zip: signature, two disks, two counts of members, the directory's size and place, comment."""
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Path:
+    """Write a compressed ``.npz`` whole or not at all; it is on the disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary.replace(path)
 
 
 def read_arrays(

@@ -1,7 +1,6 @@
 """Everything measured at one moment of training, as a record that can be saved and logged."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from . import compat
 from .errors import EpsilonBelowFloor, UnreadableFile
-from .files import read_arrays
+from .files import read_arrays, write_arrays
 from .settings import SnapshotSettings
 from .spectrum import Spectrum
 
@@ -94,14 +93,7 @@ class Snapshot:
         arrays: dict[str, Any] = {f"array/{name}": value for name, value in self.arrays.items()}
         for part, spectrum in self.spectra.items():
             arrays |= {f"spectrum/{part}/{name}": value for name, value in spectrum.arrays().items()}
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, snapshot=np.array(json.dumps(record)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return path
+        return write_arrays(Path(path), {"snapshot": np.array(json.dumps(record)), **arrays})
 
     @staticmethod
     def load(path: str | Path) -> "Snapshot":

@@ -136,8 +136,7 @@ class Comparison:
         if self.bounds is None:
             return values
         low, high = np.array(self.bounds, dtype=np.float64).T[:, : values.shape[-1]]
-        result: Array = (values - low) / (high - low)
-        return result
+        return metrics.normalise(values, (low, high))
 
     # Of one run -------------------------------------------------------------------------------------
 

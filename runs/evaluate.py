@@ -17,11 +17,10 @@ import torch
 from .acting import PolicyName
 from .build import build_agent, vector_env
 from .checkpoint import load_networks
-from .errors import RunFolderError, SpecError
 from .evaluation import assignments, play_and_record, rows
 from .evaluation_table import Row, append_rows, read_rows
 from .folder import RunFolder
-from .plan import Plan, make_plan
+from .plan import make_plan
 from .playing import Assignment
 from .replay import recorded_keys
 
@@ -67,13 +66,14 @@ def evaluate(
     """
     plan = make_plan(folder.read_spec(), device)
     settings = plan.spec.evaluation
-    afters = _checked_checkpoints(folder, plan, after_tasks)
-    tasks = range(len(plan.sequence))
+    afters = folder.checkpoints_after(plan.boundaries, after_tasks)
     for on in on_tasks:
-        if on not in tasks:
-            raise SpecError(f"there is no task {on}; the run has the tasks 0 to {tasks[-1]}")
+        plan.require_task(on)
     wanted = assignments(
-        plan.spec, on_tasks or tasks, episodes or settings.episodes, policies or settings.policies
+        plan.spec,
+        on_tasks or range(len(plan.sequence)),
+        episodes or settings.episodes,
+        policies or settings.policies,
     )
     with folder.locked():
         there = {row.key for row in read_rows(folder.evaluation_file)}
@@ -125,27 +125,6 @@ def _results(
             # Not at the end of a success: a pool that is not waited for is still closing while Python ends.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _checked_checkpoints(folder: RunFolder, plan: Plan, after_tasks: Sequence[int]) -> list[int]:
-    saved = folder.saved_after(plan.boundaries)
-    if not saved:
-        raise RunFolderError(no_checkpoints(folder))
-    for after in after_tasks:
-        if after not in saved:
-            have = ", ".join(map(str, saved)) or "none"
-            raise RunFolderError(
-                f"{str(folder.path)!r} has no checkpoint after task {after}; it has those after: {have}"
-            )
-    return list(dict.fromkeys(after_tasks)) or saved
-
-
-def no_checkpoints(folder: RunFolder) -> str:
-    """What to tell somebody who wants to look at a checkpoint where there is none."""
-    return (
-        f"{str(folder.path)!r} has no checkpoint at a switch: the first is saved when training begins; if "
-        f"the run is still starting, try again later, else go on with it: train-agent --resume {folder.path}"
-    )
 
 
 def _leave_ctrl_c_to_the_parent() -> None:

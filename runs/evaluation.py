@@ -20,6 +20,7 @@ from .folder import RunFolder, installed_versions
 from .plan import Plan
 from .playing import Assignment, play
 from .recording import Episode, Replays
+from .replay import recorded_keys
 from .spec import ClassifierSpec, RunSpec, WhichTasks
 from .video import log_video
 
@@ -82,8 +83,8 @@ def evaluate_scheduled(
     wanted = assignments(plan.spec, on_tasks, settings.episodes, settings.policies)
     episodes = _play(plan, agent, wanted, replays=settings.replays)
     if settings.replays:
-        done = _recorded(folder, after_task) if again else set()
-        record(plan, folder, after_task, [one for one in episodes if one.key not in done])
+        done = recorded_keys(folder, [after_task]) if again else set()
+        record(plan, folder, after_task, [one for one in episodes if (after_task, *one.key) not in done])
     append_rows(folder.evaluation_file, rows(plan, after_task, episodes), all_new=not again)
     return episodes
 
@@ -127,14 +128,6 @@ def _play(plan: Plan, agent: Agent, wanted: Sequence[Assignment], *, replays: bo
         max_length=settings.max_length,
         observations=replays and settings.observations,
     )
-
-
-def _recorded(folder: RunFolder, after_task: int) -> set[tuple[int, int, str]]:
-    """The keys of the episodes that are recorded of one checkpoint."""
-    files = (
-        path for (after, _), paths in folder.replay_files().items() for path in paths if after == after_task
-    )
-    return {one.key for path in files for one in Replays.load(path).episodes}
 
 
 def rows(plan: Plan, after_task: int, episodes: Iterable[Episode]) -> list[Row]:
@@ -188,9 +181,8 @@ def forget_after(folder: RunFolder, env_steps: int, boundaries: Sequence[int]) -
     """Drop rows and replays of checkpoints that a resumed run is about to make again."""
     keep_rows_until(folder.evaluation_file, env_steps)
     for (after, _), paths in folder.replay_files().items():
-        if not -1 <= after < len(boundaries) - 1:
-            continue  # of no task of this run: not written by it
-        if after + 1 in range(len(boundaries)) and boundaries[after + 1] > env_steps:
+        # Those after no task of this run were not written by it.
+        if -1 <= after < len(boundaries) - 1 and boundaries[after + 1] > env_steps:
             for path in paths:
                 path.unlink()
 

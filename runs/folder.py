@@ -29,7 +29,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -222,14 +223,31 @@ class RunFolder:
         """All complete checkpoints, oldest first."""
         return sorted(path for path in self.checkpoints.glob("*") if path.is_dir() and path.name.isdecimal())
 
-    def saved_after(self, boundaries: Sequence[int]) -> list[int]:
-        """The tasks at whose end the agent was saved; -1 stands for the untrained agent.
+    def checkpoints_after(self, boundaries: Sequence[int], wanted: Sequence[int] = ()) -> list[int]:
+        """The tasks of ``wanted``, or all, at whose end the agent was saved; -1 is the untrained agent.
 
         Args:
             boundaries: environment steps of the run at the start of each task, and at the end of the last.
+            wanted: tasks, each of which must have a checkpoint; empty: all that have one.
+
+        Raises:
+            RunFolderError: there is none at a switch, or none after a task that is wanted.
         """
-        saved = {path.name for path in self.checkpoint_list()}
-        return [task - 1 for task, steps in enumerate(boundaries) if self.checkpoint(steps).name in saved]
+        names = {path.name for path in self.checkpoint_list()}
+        saved = [task - 1 for task, steps in enumerate(boundaries) if self.checkpoint(steps).name in names]
+        if not saved:
+            raise RunFolderError(
+                f"{str(self.path)!r} has no checkpoint at a switch: the first is saved when training begins; "
+                "if the run is still starting, try again later, else go on with it: train-agent --resume "
+                f"{self.path}"
+            )
+        for after in wanted:
+            if after not in saved:
+                raise RunFolderError(
+                    f"{str(self.path)!r} has no checkpoint after task {after}; it has those after: "
+                    f"{', '.join(map(str, saved))}"
+                )
+        return list(dict.fromkeys(wanted)) or saved
 
     def has_episodes(self) -> bool:
         """Whether a training episode has been written down."""
@@ -394,12 +412,16 @@ def now() -> str:
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that a run's numbers depend on, and checksums of the user's own files."""
-    found = checksums()
+    return {**_package_versions(), **checksums()}
+
+
+@cache
+def _package_versions() -> dict[str, str]:
+    """Looked up once: a stream of short tasks asks at every evaluation."""
+    found = {}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -38,6 +40,16 @@ class _Manifest(BaseModel):
         if boundaries[0] != 0 or any(first >= last for first, last in pairwise(boundaries)):
             raise ValueError("they do not increase from 0")
         return boundaries
+
+
+def wall_seconds(manifest: Mapping[str, Any]) -> float | None:
+    """From a run's start to its last change of status, pauses included, if the manifest tells."""
+    began = "started" if "started" in manifest else "created"
+    try:
+        first, last = (datetime.fromisoformat(manifest[key]) for key in (began, "updated"))
+        return max((last - first).total_seconds(), 0.0)  # the clock may have been set back
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def what_is_wrong(manifest: dict[str, Any]) -> str | None:

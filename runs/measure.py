@@ -7,8 +7,6 @@ from pathlib import Path
 from ..diagnostics import Snapshot, take_snapshot
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .checkpoint import load_networks
-from .errors import RunFolderError, SpecError
-from .evaluate import no_checkpoints
 from .folder import RunFolder
 from .plan import make_plan
 
@@ -40,20 +38,9 @@ def measure(
     """
     spec = folder.read_spec(settings)
     plan = make_plan(spec, device)
-    tasks = range(len(plan.sequence))
-    saved = {path.name: path for path in folder.checkpoint_list()}
-    finished = [task for task in (-1, *tasks) if folder.checkpoint(plan.boundaries[task + 1]).name in saved]
-    after = max(finished, default=-2) if after_task is None else after_task
-    if not finished:
-        raise RunFolderError(no_checkpoints(folder))
-    if after not in finished:
-        have = ", ".join(map(str, finished)) or "none"
-        raise RunFolderError(
-            f"{str(folder.path)!r} has no checkpoint after task {after}; it has those after: {have}"
-        )
-    on = min(after + 1, tasks[-1]) if on_task is None else on_task
-    if on not in tasks:
-        raise SpecError(f"there is no task {on}; the run has the tasks 0 to {tasks[-1]}")
+    *_, after = folder.checkpoints_after(plan.boundaries, [] if after_task is None else [after_task])
+    on = min(after + 1, len(plan.sequence) - 1) if on_task is None else on_task
+    plan.require_task(on)
 
     env = vector_env(plan.sequence[on], spec.agent.n_envs, seed := derive_seed(spec.seed, "snapshot", on))
     try:

@@ -52,13 +52,13 @@ def known_range(
     return RANGES.get(env) or RANGES.get(f"{env.split('-')[0]}-")
 
 
-def normalise(returns: ArrayLike, bounds: tuple[float, float]) -> Array:
-    """``(x - low) / (high - low)``: returns as a share of the environment's range.
+def normalise(returns: ArrayLike, bounds: tuple[ArrayLike, ArrayLike]) -> Array:
+    """``(x - low) / (high - low)``: returns as a share of the environment's range, or of each task's.
 
     >>> normalise([0, 250, 500], (0, 500)).tolist()
     [0.0, 0.5, 1.0]
     """
-    low, high = bounds
+    low, high = (np.asarray(end, dtype=np.float64) for end in bounds)
     return (np.asarray(returns, dtype=np.float64) - low) / (high - low)
 
 

@@ -46,6 +46,15 @@ class Plan:
         """Environment steps of the run at the start of each task, and at the end of the last."""
         return [0, *accumulate(self.task_steps)]
 
+    def require_task(self, index: int) -> None:
+        """See that there is a task of that index.
+
+        Raises:
+            SpecError: there is none.
+        """
+        if index not in range(len(self.sequence)):
+            raise SpecError(f"there is no task {index}; the run has the tasks 0 to {len(self.sequence) - 1}")
+
     @cached_property
     def evaluated(self) -> TaskSequence:
         """The tasks as evaluation plays them.

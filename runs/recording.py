@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ..diagnostics.files import read_arrays
+from ..diagnostics.files import read_arrays, write_arrays
 from ..envs import EnvError, Task
 from .errors import RunFolderError
 from .folder import installed_versions
@@ -127,12 +126,7 @@ class Replays:
         kept = [one.observations for one in episodes if one.observations is not None]
         if len(kept) == len(episodes):
             arrays["observations"] = np.concatenate(kept)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> Replays:

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ..diagnostics.files import read_arrays
 from ..envs import EnvError, Task
 from .errors import DamagedFile, RunError
 from .folder import RunFolder
+from .manifest import wall_seconds
 from .reading import read_rows
 from .spec import RunSpec
 
@@ -150,12 +150,7 @@ class RunRecord:
     @property
     def wall_seconds(self) -> float | None:
         """From its start to the last change of status; a pause before a resumption counts, a queue not."""
-        began = "started" if "started" in self.manifest else "created"
-        try:
-            first, last = (datetime.fromisoformat(self.manifest[key]) for key in (began, "updated"))
-            return max((last - first).total_seconds(), 0.0)  # the clock may have been set back
-        except (KeyError, TypeError, ValueError):
-            return None
+        return wall_seconds(self.manifest)
 
     @property
     def snapshot_seconds(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,11 +158,14 @@ def find_replays(
     return [found[key] for key in sorted(found, key=lambda key: (*key[:2], order.get(key[3], 2), key[2]))]
 
 
-def recorded_keys(folder: RunFolder) -> set[tuple[int, int, int, str]]:
-    """Checkpoint, task, episode and policy of all that is recorded."""
+def recorded_keys(
+    folder: RunFolder, after_tasks: Collection[int] | None = None
+) -> set[tuple[int, int, int, str]]:
+    """Checkpoint, task, episode and policy of all that is recorded; of some checkpoints, or of all."""
     return {
         (after, *one.key)
         for (after, _), paths in folder.replay_files().items()
+        if after_tasks is None or after in after_tasks
         for path in paths
         for one in Replays.load(path).episodes
     }

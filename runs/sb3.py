@@ -61,13 +61,7 @@ def export_sb3(folder: RunFolder, out: Path, after_task: int | None = None) -> i
     if out.exists():
         raise RunFolderError(f"{str(out)!r} is there already and is left as it is; name another file")
     plan = make_plan(folder.read_spec(), "cpu")
-    saved = folder.saved_after(plan.boundaries)
-    after = max(saved, default=-2) if after_task is None else after_task
-    if after not in saved:
-        have = ", ".join(map(str, saved)) or "none"
-        raise RunFolderError(
-            f"{str(folder.path)!r} has no checkpoint after task {after}; it has those after: {have}"
-        )
+    *_, after = folder.checkpoints_after(plan.boundaries, [] if after_task is None else [after_task])
     model = _stock(plan, folder.checkpoint(plan.boundaries[after + 1]))
     file = io.BytesIO()
     model.save(file)

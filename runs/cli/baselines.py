@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import FAILED, INTERRUPTED, Device, err, out
+from .console import FAILED, INTERRUPTED, Device, err, out, until_ctrl_c
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders; sweeps and folders of runs stand for theirs.")]
 Baseline = Annotated[
@@ -26,17 +26,13 @@ def baselines(runs: list[Path], baseline: str | None, device: Device) -> list[Pa
     if not missing:
         return found
     from ..execute import available_cores, execute_side_by_side
-    from ..interrupt import Interrupt
     from ..progress import reporter
 
     started = [start_fresh(run) for run in missing]
     for path in started:
         out.print(f"training fresh agents in {path}", soft_wrap=True)
 
-    def tell() -> None:
-        err.print("stopping at the next rollout (Ctrl-C again stops at once)")
-
-    with reporter(out) as progress, Interrupt(tell) as interrupted:
+    with reporter(out) as progress, until_ctrl_c() as interrupted:
         workers = min(available_cores(), len(started))
         outcomes = execute_side_by_side(started, device, progress, interrupted, workers)
     for outcome in outcomes:

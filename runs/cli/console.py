@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from ..interrupt import Interrupt
+
 
 class _Console(Console):
     """Falls silent when nobody reads it any more: ``train-agent ... | head -1`` must not end training."""
@@ -39,6 +41,11 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
 
 class Usage(ValueError):
     """Arguments that do not go together, or cannot be."""
+
+
+def until_ctrl_c() -> Interrupt:
+    """Within its block the first Ctrl-C is told, and asks runs to stop; the second stops at once."""
+    return Interrupt(lambda: err.print("stopping at the next rollout (Ctrl-C again stops at once)"))
 
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table
+from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table, until_ctrl_c
 
 if TYPE_CHECKING:
     from ..progress import Reporter
@@ -117,17 +117,13 @@ def _carry_out(
     whole: Sweep, part: Shard, make_engine: Callable[[Reporter], Engine], take_folder: Callable[[], None]
 ) -> None:
     """Run, show the progress, write the tables, say how it ended, and exit with a code that says so."""
-    from ..interrupt import Interrupt
     from ..sweep.drive import drive_sweep
     from ..sweep.progress import Tally, watcher
     from ..sweep.tables import write_tables
 
-    def tell() -> None:
-        err.print("stopping at the next rollout (Ctrl-C again stops at once)")
-
     with (
         watcher(out, Tally(*whole.expected(), whole.known_jobs())) as watch,
-        Interrupt(tell) as interrupted,
+        until_ctrl_c() as interrupted,
         make_engine(watch) as engine,
     ):
         take_folder()  # once it is known that there is something to run on

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..seeds import parse_seeds
-from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table
+from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table, until_ctrl_c
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,16 +147,12 @@ def _resume(path: Path, device: Device, *others: object) -> None:
 def _carry_out(runs: list[Path], device: Device, *, jobs: int | None = None, resume: bool = False) -> None:
     """Train, show the progress, say how it ended, and exit with a code that says so."""
     from ..execute import available_cores, execute, execute_side_by_side
-    from ..interrupt import Interrupt
     from ..progress import reporter
 
     for run in runs:
         out.print(f"results in {run}", soft_wrap=True)
 
-    def tell() -> None:
-        err.print("stopping at the next rollout (Ctrl-C again stops at once)")
-
-    with reporter(out) as report, Interrupt(tell) as interrupted:
+    with reporter(out) as report, until_ctrl_c() as interrupted:
         if len(runs) == 1:
             outcomes = [execute(runs[0], device, report, interrupted, resume=resume)]
         else:

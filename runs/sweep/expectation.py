@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
+from ..manifest import wall_seconds
 from .jobs import Job
 
 
@@ -36,15 +36,10 @@ def expectation(jobs: Sequence[Job]) -> Expectation | None:
     for job in jobs:
         folder = job.folder()
         about = folder.read_manifest() if folder else {}
-        if about.get("status") != "complete":
+        took = wall_seconds(about)
+        if about.get("status") != "complete" or took is None:
             continue
-        try:
-            first = "started" if "started" in about else "created"
-            began, ended = (datetime.fromisoformat(about[key]) for key in (first, "updated"))
-        except (KeyError, TypeError, ValueError):
-            continue
-        steps, runs = steps + job.total_steps, runs + 1
-        seconds += (ended - began).total_seconds()
+        steps, runs, seconds = steps + job.total_steps, runs + 1, seconds + took
         size += disk_usage(job.path)
     return Expectation(seconds / steps, size / steps, runs) if runs else None
 
