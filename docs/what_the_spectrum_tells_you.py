@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from pliant.diagnostics import Snapshot
 from pliant.runs.folder import RunFolder
-from pliant.runs.statistics import spearman_interval
+from pliant.runs.report.statistics import spearman_interval
 from pliant.runs.summary import task_returns
 
 DOCS = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..diagnostics import Snapshot, take_snapshot
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
-from .checkpoint import load_networks
+from .checkpoints.checkpoint import load_networks
 from .folder import RunFolder
 from .plan import make_plan
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..diagnostics.memory import basis_bytes
-from .evaluation import expected_cost
+from .checkpoints.retention import kept_switches
+from .evaluation.scheduled import expected_cost
 from .plan import Plan
-from .retention import kept_switches
 from .sizes import available_memory, in_words, item_bytes, listed, require, stored_rows
 from .spec import DQNSpec, PPOSpec, RunSpec
 

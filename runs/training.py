@@ -27,15 +27,15 @@ from ..agents import Agent, AgentError, NonFiniteLoss
 from ..diagnostics import SnapshotCallback
 from .build import build_agent, derive_seed, snapshot_settings, vector_env
 from .callbacks import InterruptRequested, RunMonitor
-from .checkpoint import Position, load_initial, load_newest, save_checkpoint
+from .checkpoints.checkpoint import Position, load_initial, load_newest, save_checkpoint
+from .checkpoints.retention import superfluous
 from .errors import DiskFull, RunError, RunFolderError, RunInterrupted
-from .evaluation import evaluate_scheduled, forget_after, log_evaluation, log_videos
+from .evaluation.scheduled import evaluate_scheduled, forget_after, log_evaluation, log_videos
 from .folder import RunFolder
 from .logs import LogMarks, RunLogs
 from .plan import Plan
 from .presets import dump
 from .progress import Reporter
-from .retention import superfluous
 from .spec import RunSpec
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pliant.runs.statistics import Interval, stratified_bootstrap
+from pliant.runs.report.statistics import Interval, stratified_bootstrap
 from pliant.runs.sweep.definition import load_definition
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"

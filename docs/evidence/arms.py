@@ -19,15 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pliant.runs.comparison import Arm, Comparison
-from pliant.runs.pictures import FRESH, OKABE_ITO
-from pliant.runs.records import RunRecord
-from pliant.runs.report import gather
-from pliant.runs.statistics import (
-    Interval,
-    probability_of_improvement,
-    stratified_bootstrap,
-)
+from pliant.runs.report.comparison import Arm, Comparison, gather
+from pliant.runs.report.looks import FRESH, OKABE_ITO
+from pliant.runs.report.records import RunRecord
+from pliant.runs.report.statistics import Interval, probability_of_improvement, stratified_bootstrap
 
 HERE = Path(__file__).parent
 

@@ -16,7 +16,7 @@ from arms import MEASURED, write
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pliant.runs.statistics import Interval, spearman
+from pliant.runs.report.statistics import Interval, spearman
 
 HERE = Path(__file__).parent
 REPETITIONS = 1_000

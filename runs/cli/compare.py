@@ -10,7 +10,7 @@ from .baselines import Baseline, Runs, baselines
 from .console import Data, Device, err, out, plain_table
 
 if TYPE_CHECKING:
-    from ..comparison import Comparison
+    from ..report.comparison import Comparison
 
 
 def compare(
@@ -20,7 +20,7 @@ def compare(
     data: Data = None,
 ) -> None:
     """Print the metrics of several runs side by side."""
-    from ..report import gather
+    from ..report.comparison import gather
     from ..sweep.folder import expand
 
     runs = expand(runs)
@@ -33,7 +33,7 @@ def compare(
 def _print_comparison(comparison: Comparison) -> None:
     from rich.text import Text
 
-    from ..statistics import LEAST_RUNS
+    from ..report.statistics import LEAST_RUNS
 
     table = plain_table("metric")
     for arm in comparison.arms:

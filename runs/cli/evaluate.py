@@ -10,8 +10,8 @@ import typer
 from .console import Data, Device, out, plain_table
 
 if TYPE_CHECKING:
-    from ..acting import PolicyName
-    from ..evaluation_table import Row
+    from ..evaluation.acting import PolicyName
+    from ..evaluation.table import Row
     from ..folder import RunFolder
 
 _POLICIES: dict[str, tuple[PolicyName, ...]] = {
@@ -49,7 +49,7 @@ def evaluate(
 
     folder = RunFolder.open(run)
 
-    from ..evaluate import evaluate as evaluate_run
+    from ..evaluation.afterwards import evaluate as evaluate_run
     from ..execute import available_cores
 
     def tell(after: int, rows: list[Row]) -> None:
@@ -76,7 +76,7 @@ def evaluate(
 def _print_means(folder: RunFolder) -> None:
     from statistics import fmean
 
-    from ..evaluation_table import read_rows
+    from ..evaluation.table import read_rows
     from ..words import number
 
     rows = read_rows(folder.evaluation_file)

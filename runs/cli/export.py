@@ -29,7 +29,7 @@ def export(
         raise Usage("say what to write, for example `pliant export results/<run> --sb3 model.zip`")
     folder = RunFolder.open(run)
 
-    from ..sb3 import export_sb3
+    from ..checkpoints.sb3 import export_sb3
 
     after = export_sb3(folder, sb3, after_task)
     moment = "before training" if after == -1 else f"after task {after}"

@@ -10,7 +10,7 @@ import typer
 from .console import FAILED, Data, Usage, err, out
 
 if TYPE_CHECKING:
-    from ..recording import Episode, Replays
+    from ..evaluation.recording import Episode, Replays
 
 
 def replay(
@@ -43,7 +43,7 @@ def replay(
         raise Usage("give --video or --live, not both")
     folder = RunFolder.open(run)
 
-    from ..replay import find_replays
+    from ..evaluation.replay import find_replays
 
     damaged: list[str] | None = [] if video is None and not live else None  # a check goes on to the others
     found = [
@@ -58,7 +58,7 @@ def replay(
 
 
 def _check(found: list[tuple[Replays, Episode]], damaged: list[str]) -> None:
-    from ..replay import difference
+    from ..evaluation.replay import difference
 
     failed = 0
     for replays, one in found:
@@ -80,8 +80,8 @@ def _check(found: list[tuple[Replays, Episode]], damaged: list[str]) -> None:
 
 
 def _film(found: list[tuple[Replays, Episode]], path: Path) -> None:
-    from ..replay import ReplayDiffers, explained
-    from ..video import check_video_file, film, frames_per_second, side_by_side, write_video
+    from ..evaluation.replay import ReplayDiffers, explained
+    from ..evaluation.video import check_video_file, film, frames_per_second, side_by_side, write_video
 
     check_video_file(path)
     films = [film(replays.task, one, _title(replays)) for replays, one in found]
@@ -93,7 +93,7 @@ def _film(found: list[tuple[Replays, Episode]], path: Path) -> None:
 
 
 def _watch(replays: Replays, one: Episode) -> None:
-    from ..replay import replayed
+    from ..evaluation.replay import replayed
 
     for _ in replayed(replays.task, one, "human"):
         pass

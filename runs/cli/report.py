@@ -21,7 +21,7 @@ def report(
     data: Data = None,
 ) -> None:
     """Write one self-contained HTML page about one or several runs."""
-    from ..report import first_free, write_report
+    from ..report.page import first_free, write_report
     from ..sweep.folder import expand
 
     runs = expand(runs)

@@ -115,7 +115,7 @@ def _start(
     _print_notes(plans[0])
     runs = [RunFolder.create(folder, plan.spec, plan.boundaries).path for plan in plans]
     if networks is not None:
-        from ..sb3 import begin_with
+        from ..checkpoints.sb3 import begin_with
 
         for run in runs:
             begin_with(RunFolder(run), networks)
@@ -124,7 +124,7 @@ def _start(
 
 def _networks(plan: Plan, path: Path, trusted: bool) -> dict[str, Tensor]:
     """Those of a file of stable-baselines3, to begin with."""
-    from ..sb3 import read_sb3_networks
+    from ..checkpoints.sb3 import read_sb3_networks
 
     if plan.spec.reset:
         raise Usage("--from-sb3 gives networks to begin with, but reset = true makes new ones at every task")
@@ -205,7 +205,7 @@ def _print_presets() -> None:
 def _print_plan(plan: Plan) -> None:
     from rich.text import Text
 
-    from ..evaluation import expected_cost
+    from ..evaluation.scheduled import expected_cost
     from ..presets import dump
     from ..resources import expected_needs
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..comparison import METRICS, Metric, compare
 from ..errors import RunError, SpecError
 from ..presets import did_you_mean
-from ..records import read_run
+from ..report.comparison import METRICS, Metric, compare
+from ..report.records import read_run
 
 _NEEDS_FRESH = ("plasticity gap", "forward transfer")
 """Their values need a run of fresh agents beside."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..comparison import Metric
 from ..errors import DamagedFile, RunError, SpecError
 from ..folder import now
+from ..report.comparison import Metric
 from .definition import SweepDefinition
 from .folder import SweepFolder
 from .jobs import Job, make_job

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pliant.runs import training
-from pliant.runs.checkpoint import Agent, Position, load_checkpoint, save_checkpoint
+from pliant.runs.checkpoints.checkpoint import Agent, Position, load_checkpoint, save_checkpoint
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
 from pliant.runs.presets import load_spec

@@ -12,9 +12,9 @@ from pathlib import Path
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from pliant.runs.build import build_agent, vector_env
-from pliant.runs.checkpoint import load_networks
-from pliant.runs.evaluate import evaluate
-from pliant.runs.evaluation_table import read_rows
+from pliant.runs.checkpoints.checkpoint import load_networks
+from pliant.runs.evaluation.afterwards import evaluate
+from pliant.runs.evaluation.table import read_rows
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
 from pliant.runs.presets import load_spec

@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from pliant.runs.report import gather, render
+from pliant.runs.report.comparison import gather
+from pliant.runs.report.page import render
 
 from ..runs.test_report import make_run
 

@@ -13,10 +13,10 @@ from pliant.agents import Classifier
 from pliant.diagnostics import Snapshot
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.errors import SpecError
-from pliant.runs.evaluation_table import read_rows
+from pliant.runs.evaluation.playing import Assignment, play
+from pliant.runs.evaluation.table import read_rows
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
-from pliant.runs.playing import Assignment, play
 from pliant.runs.presets import validate
 from pliant.runs.summary import task_returns
 from pliant.runs.training import train

@@ -21,10 +21,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pliant.runs import evaluation, tensors, training
 from pliant.runs import folder as folder_module
+from pliant.runs import training
 from pliant.runs.build import vector_env
+from pliant.runs.checkpoints import tensors
 from pliant.runs.errors import EnvironmentFault, RunFolderError
+from pliant.runs.evaluation import scheduled as evaluation
 from pliant.runs.execute import execute
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan

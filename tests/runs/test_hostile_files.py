@@ -25,14 +25,15 @@ from safetensors.torch import load_file, save_file
 from pliant.diagnostics import Snapshot
 from pliant.diagnostics.errors import UnreadableFile
 from pliant.runs.build import build_agent, vector_env
-from pliant.runs.checkpoint import Position, load_checkpoint, load_networks, save_checkpoint
+from pliant.runs.checkpoints.checkpoint import Position, load_checkpoint, load_networks, save_checkpoint
 from pliant.runs.errors import DamagedFile, RunError, RunFolderError, SpecError
-from pliant.runs.evaluation_table import read_rows as read_evaluation
+from pliant.runs.evaluation.recording import Replays
+from pliant.runs.evaluation.table import read_rows as read_evaluation
 from pliant.runs.folder import RunFolder
 from pliant.runs.index import entries
 from pliant.runs.presets import load_spec, validate
-from pliant.runs.recording import Replays
-from pliant.runs.report import gather, write_report
+from pliant.runs.report.comparison import gather
+from pliant.runs.report.page import write_report
 
 DATA = Path(__file__).parents[1] / "data"
 TABLE = {

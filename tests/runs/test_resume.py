@@ -16,14 +16,16 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pliant.diagnostics import Snapshot
 from pliant.envs import Task
-from pliant.runs import checkpoint, evaluation, logs, training
+from pliant.runs import logs, training
+from pliant.runs.checkpoints import checkpoint
+from pliant.runs.checkpoints.retention import kept_switches, superfluous
 from pliant.runs.errors import DiskFull, FolderInUse, RunFolderError, RunInterrupted
-from pliant.runs.evaluate import evaluate
+from pliant.runs.evaluation import scheduled as evaluation
+from pliant.runs.evaluation.afterwards import evaluate
 from pliant.runs.execute import execute
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
-from pliant.runs.retention import kept_switches, superfluous
 from pliant.runs.training import train
 
 SHIFT = {"type": "observation-offset", "std": 1.0, "seed": {"rule": "seed"}, "ramp": 300}

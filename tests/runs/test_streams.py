@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from pliant.envs import Task, make_env
-from pliant.runs import playing
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.errors import SpecError
-from pliant.runs.evaluation import expected_cost
-from pliant.runs.evaluation_table import read_rows
+from pliant.runs.evaluation import playing
+from pliant.runs.evaluation.playing import Assignment, play
+from pliant.runs.evaluation.recording import Replays
+from pliant.runs.evaluation.scheduled import expected_cost
+from pliant.runs.evaluation.table import read_rows
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
-from pliant.runs.playing import Assignment, play
 from pliant.runs.presets import dump, load_spec, preset_names, validate
-from pliant.runs.recording import Replays
 from pliant.runs.spec import ClassifierSpec
 from pliant.runs.training import train
 

@@ -14,7 +14,7 @@ from pliant import agents
 from pliant.agents import NonFiniteLoss
 from pliant.diagnostics import Snapshot
 from pliant.runs.build import build_agent, vector_env
-from pliant.runs.checkpoint import Position, load_checkpoint, save_checkpoint
+from pliant.runs.checkpoints.checkpoint import Position, load_checkpoint, save_checkpoint
 from pliant.runs.errors import RunFolderError
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan

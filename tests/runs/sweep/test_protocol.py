@@ -115,7 +115,7 @@ def test_the_first_of_equals_is_chosen_and_the_tie_is_told(
 def test_what_is_less_when_better_is_chosen_the_other_way_round(
     begin: Begin, tuned: str, fake_engine: Engine, carry_on: CarryOn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pliant.runs.comparison import METRICS, Metric
+    from pliant.runs.report.comparison import METRICS, Metric
     from pliant.runs.sweep import objective
 
     regret = Metric(

@@ -1,0 +1,1 @@
+"""All that a run needs to go on, in files that cannot execute code."""

@@ -1,0 +1,1 @@
+"""What checkpoints can do: episodes played, recorded, written down, played again, filmed."""
