@@ -21,9 +21,9 @@ from arms import Row, measured, write
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pliant.runs.records import RunRecord
-from pliant.runs.report import gather
-from pliant.runs.statistics import Interval
+from pliant.runs.report.comparison import gather
+from pliant.runs.report.records import RunRecord
+from pliant.runs.report.statistics import Interval
 
 HERE = Path(__file__).parent
 REPETITIONS = 1_000
