@@ -218,6 +218,7 @@ def test_a_whole_resnet_18_trains_and_is_measured_in_micro_batches(tmp_path: Pat
         diagnostics={"samples": 48, "every": 0, "figures": False, "spectrum": measure},
         evaluation={"episodes": 1, "kwargs": {"split": "test"}},
     )
+    spec["tasks"]["length"], spec["agent"]["learning_rate"] = 288, 0.01  # running statistics need updates
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         path, peak = pool.submit(_run_and_tell_its_memory, tmp_path, spec).result()

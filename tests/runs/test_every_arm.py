@@ -31,6 +31,10 @@ WORLDS: dict[str, dict[str, Any]] = {
     "cartpole": {"env": "CartPole-v1", "shifts": [{**OFFSET, "seed": {"rule": "seed"}}]},
     "minigrid": {"env": "MiniGrid-Empty-Random-5x5-v0"},
     "digits": {"env": "pliant/Stream-v0", "kwargs": {"data": "digits", "permute_inputs": {"rule": "seed"}}},
+    "pictures": {
+        "env": "pliant/Stream-v0",
+        "kwargs": {"data": "digits", "shape": "image", "shuffle_labels": {"rule": "seed"}},
+    },
 }
 ARMS = [
     pytest.param(
@@ -97,7 +101,7 @@ def test_every_mitigation_and_every_optimiser_has_an_arm() -> None:
         ("ppo", "minigrid", PICTURES),
         ("dqn", "minigrid", PICTURES),
         ("classifier", "digits", NETWORK),
-        ("classifier", "digits", PICTURES),
+        ("classifier", "pictures", PICTURES),
     ],
     ids=["ppo-cnn", "dqn-cnn", "classifier-mlp", "classifier-cnn"],
 )
