@@ -46,8 +46,16 @@ class NotConvex(MeasurementError):
     """The loss on the outputs has negative curvature, so that its Gauss-Newton matrix has no square root."""
 
 
-class NotQuadratic(MeasurementError):
-    """The loss slopes where it does not curve, so that no quadratic model says where its minimum is."""
+class NoVerdict(MeasurementError):
+    """The loss has no slope, or slopes where it does not curve: nothing says what is left to learn.
+
+    Attributes:
+        covered: share of the squared slope on the outputs that lies where the loss curves; 1 without slope.
+    """
+
+    def __init__(self, text: str, covered: float) -> None:
+        super().__init__(text)
+        self.covered = covered
 
 
 class EpsilonBelowFloor(MeasurementError):

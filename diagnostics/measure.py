@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .batches import sample_count, split, take
 from .comparison import spectral_distance
 from .curvature import operator_spectrum
-from .errors import NotFinite
+from .errors import NotFinite, NoVerdict
 from .features import distance, measure_features, norm
 from .gradients import (
     gradient_covariance,
@@ -239,16 +239,22 @@ class _Instruments:
                 values[f"plasticity/{name}/optimization_{quantity}"] = getattr(ready, quantity)
 
     def trainability(self, name: str) -> None:
+        """The verdict with its numbers; where there can be none, the number that says so alone."""
         settings, objective = self.settings, self.objectives[name]
         spectrum = self.snapshot.spectra.get(_key(name, "ggn"))
-        found = trainability(
-            outputs_closure(objective, self.batch),
-            objective.parameters,
-            settings.learning_rate,
-            settings.updates,
-            spectrum,
-        )
-        self.snapshot.values.update(found.scalars(f"switch/{name}/trainability"))
+        tag = f"switch/{name}/trainability"
+        try:
+            found = trainability(
+                outputs_closure(objective, self.batch),
+                objective.parameters,
+                settings.learning_rate,
+                settings.updates,
+                spectrum,
+            )
+        except NoVerdict as none:
+            self.snapshot.values[f"{tag}/covered"] = none.covered
+        else:
+            self.snapshot.values.update(found.scalars(tag))
 
 
 def _teaches(objective: Objective) -> bool:

@@ -17,7 +17,7 @@ whose steps are rescaled, it is an indication.
 import math
 from dataclasses import dataclass
 
-from .errors import InvalidSetting, NotQuadratic
+from .errors import InvalidSetting, NoVerdict
 from .estimate import Estimate
 from .gram import GramOperator
 from .lanczos import block_lanczos
@@ -54,6 +54,7 @@ class Trainability:
 
     Attributes:
         epsilon: curvature that training can use, from learning rate and number of updates.
+        covered: share of the squared slope on the outputs that the quadratic model knows of.
         share: of the initial residual, in directions of more curvature than epsilon; bracket without
             randomness.
         required: curvature of the slowest direction that the required share needs, with its bracket; 0 where
@@ -65,6 +66,7 @@ class Trainability:
     """
 
     epsilon: float
+    covered: float
     share: Estimate
     required: Estimate
     rank: Estimate | None
@@ -75,6 +77,7 @@ class Trainability:
         """Numbers by tag; the verdict as 1 (trainable), 0 (untrainable) or one half (undecided)."""
         numbers = {
             "epsilon": self.epsilon,
+            "covered": self.covered,
             "verdict": {"trainable": 1.0, "untrainable": 0.0}.get(self.verdict, 0.5),
         }
         for name in ("share", "required", "rank", "required_rank"):
@@ -107,26 +110,28 @@ def trainability(
         depth: Lanczos steps.
 
     Raises:
-        InvalidSetting: a number is out of range, or there is no residual (the loss is at its minimum, or is a
-            KL to itself).
-        NotQuadratic: more than a tenth of the squared slope lies where the loss does not curve.
+        InvalidSetting: a number is out of range.
+        NoVerdict: more than a tenth of the squared slope lies where the loss does not curve, or there is no
+            slope at all (the loss is at its minimum, or is a KL to itself).
     """
     if not 0 < required_share < 1:
         raise InvalidSetting(f"required_share={required_share} must lie between 0 and 1")
     epsilon = principled_epsilon(learning_rate, updates, remaining)
     operator = GramOperator(closure, parameters)
     if not (covered := operator.covered) >= COVERED:
-        raise NotQuadratic(
+        raise NoVerdict(
             f"only {covered:.0%} of the loss's squared slope lies where it curves, the rest with TD errors "
             "beyond Huber's delta or samples of which a softmax is sure and wrong: without a quadratic model "
-            "there is no verdict; look at the size of rewards or logits"
+            "there is no verdict; look at the size of rewards or logits",
+            covered,
         )
     residual = operator.residual.double()
     length = float(residual.norm())
     if not length > 0:
-        raise InvalidSetting(
+        raise NoVerdict(
             "the loss on the outputs has no slope: nothing is left to learn, or it is a KL to the present "
-            "policy"
+            "policy",
+            covered,
         )
     form = ritz(block_lanczos(operator, (residual / length)[None].to(operator.dtype), depth))
     error = resolution(operator.dtype, form.values)
@@ -146,7 +151,7 @@ def trainability(
         most, least = spectrum.epsilon_rank(required.low), spectrum.epsilon_rank(required.high)
         middle = spectrum.epsilon_rank(required.value)
         required_rank = Estimate(middle.value, middle.sem, least.low, most.high, middle.kind)
-    return Trainability(epsilon, share, required, rank, required_rank, verdict)
+    return Trainability(epsilon, covered, share, required, rank, required_rank, verdict)
 
 
 def _share(form: Ritz, epsilon: float, error: float) -> Estimate:

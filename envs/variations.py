@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import rotate
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -35,6 +34,8 @@ def rotated(images: Floats, degrees: float) -> Floats:
 
     Right angles only move the pixels of square images.
     """
+    from scipy.ndimage import rotate  # here, so that worlds that turn no images do without it
+
     turned: Floats = rotate(images, degrees, axes=(2, 3), order=1, reshape=False, mode="grid-constant")
     return turned
 

@@ -90,6 +90,16 @@ def test_dqns_gauss_newton_is_that_of_its_td_loss():
     assert "switch/q/trainability/verdict" in snapshot.scalars()
 
 
+def test_td_errors_beyond_hubers_delta_leave_the_number_that_says_why_there_is_no_verdict():
+    agent = DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [6]}, seed=0, device="cpu")
+    batch = gathered(agent, "CartPole-v1")
+    batch = batch._replace(targets=100 + batch.targets)
+    snapshot = take_snapshot(agent, batch, EVERYTHING, strict=True)
+    found = {tag: value for tag, value in snapshot.scalars().items() if "trainability" in tag}
+    assert found == {"switch/q/trainability/covered": 0.0}
+    assert not snapshot.failures
+
+
 def test_a_policys_divergence_from_itself_is_nothing_to_learn():
     agent = ppo("CartPole-v1")
     values = take_snapshot(agent, gathered(agent, "CartPole-v1"), EVERYTHING, strict=True).values

@@ -101,7 +101,7 @@ def test_epsilon_is_minus_log_gamma_over_eta_k():
 
 def test_a_loss_without_slope_is_named():
     closure, parameters = diagonal_problem([1.0, 2.0], [0.0, 0.0])
-    with pytest.raises(errors.InvalidSetting, match="no slope"):
+    with pytest.raises(errors.NoVerdict, match="no slope"):
         trainability(closure, parameters, 0.1, 10)
 
 
@@ -116,7 +116,7 @@ def huber_problem(targets):
 def test_a_loss_that_slopes_without_curving_has_no_verdict(targets):
     closure, parameters = huber_problem(targets)
     with pytest.raises(
-        errors.NotQuadratic, match=r"only (0|20)% of the loss's squared slope lies where it curves"
+        errors.NoVerdict, match=r"only (0|20)% of the loss's squared slope lies where it curves"
     ):
         trainability(closure, parameters, 0.1, 10)
 
@@ -135,7 +135,7 @@ def test_a_softmax_that_is_sure_and_wrong_has_no_verdict_and_one_that_is_unsure_
         if found:
             assert GramOperator(closure, [bias]).covered == pytest.approx(1.0, abs=1e-5)
         else:
-            with pytest.raises(errors.NotQuadratic):
+            with pytest.raises(errors.NoVerdict):
                 trainability(closure, [bias], 0.1, 10)
 
 

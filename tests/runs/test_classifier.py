@@ -227,8 +227,7 @@ def test_a_whole_resnet_18_trains_and_is_measured_in_micro_batches(tmp_path: Pat
     snapshots = [Snapshot.load(file) for file in sorted(folder.snapshots.glob("*.npz"))]
     assert len(snapshots) == 4
     for snapshot in snapshots:
-        # Sure of all samples, right or (after the switch) wrong, it may have no slope or no quadratic model.
-        assert snapshot.failures.keys() <= {"trainability/classifier"}
+        assert not snapshot.failures
         hessian, ggn = snapshot.spectra["classifier"], snapshot.spectra["classifier-ggn"]
         assert hessian.size == ggn.size == 11_173_962 - 8 * 513  # known for ten classes, here two
         assert ggn.nodes.min() > -1e-3 * ggn.norm
