@@ -17,6 +17,8 @@ whose steps are rescaled, it is an indication.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from .errors import InvalidSetting, NoVerdict
 from .estimate import Estimate
 from .gram import GramOperator
@@ -169,7 +171,7 @@ def _required(form: Ritz, share: float, error: float) -> Estimate:
         near, far = math.log(max(10 * error, 1e-300)), math.log(max(2 * form.norm, 1e-299))
         if getattr(_share(form, math.exp(near), error), pick) < share:
             return 0.0
-        for _ in range(50):
+        while far - near > 1e-9:
             middle = (near + far) / 2
             if getattr(_share(form, math.exp(middle), error), pick) >= share:
                 near = middle
@@ -177,5 +179,8 @@ def _required(form: Ritz, share: float, error: float) -> Estimate:
                 far = middle
         return math.exp(near)
 
-    low, value, high = quantile("low"), quantile("value"), quantile("high")
-    return Estimate(min(max(value, low), high), 0.0, low, high, "probe-radau")
+    low, high = quantile("low"), quantile("high")
+    order = np.argsort(form.values)[::-1]
+    reached = np.cumsum(form.first[0][order] ** 2) >= share
+    plain = float(form.values[order][reached.argmax()]) if reached.any() else 0.0
+    return Estimate(min(max(plain, low), high), 0.0, low, high, "probe-radau")

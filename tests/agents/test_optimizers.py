@@ -178,7 +178,7 @@ def test_which_optimisers_decay_decoupled():
 def test_the_moments_of_renewed_units_are_cleared_and_no_factor_is(name, toy):
     options = {"optimizer_kwargs": {"momentum": 0.9}} if name == "sgd" else {}
     agent = build(DQN, toy(PICTURE), name, [ReDo()], **CNN, **options)
-    agent.learn(40)
+    agent.learn(20)
     state = agent.policy.optimizer.state
     layer = trace(agent).layers["q/1"]  # a convolution that leads into another
     before = {k: v.clone() for k, v in state[layer.incoming.weight].items()}
@@ -193,7 +193,7 @@ def test_the_moments_of_renewed_units_are_cleared_and_no_factor_is(name, toy):
         assert torch.equal(rows[[0, 31]], old[[0, 31]])
         cleared += 1
     assert cleared >= 1
-    agent.learn(20)
+    agent.learn(8)
     assert all(p.isfinite().all() for p in agent.policy.parameters())
 
 
