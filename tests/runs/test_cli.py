@@ -28,6 +28,7 @@ n_epochs = 1
 [agent.network]
 hidden = [8]
 [diagnostics]
+figures = false
 samples = 64
 [diagnostics.spectrum]
 depth = 4
