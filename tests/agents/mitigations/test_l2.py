@@ -79,7 +79,11 @@ def test_l2_on_weights_can_be_saved_and_loaded(toy, tmp_path):
     agent = build(DQN, toy(), [L2(0.5, parameters="weights")])
     agent.learn(40)
     agent.save(tmp_path / "agent")
-    DQN.load(tmp_path / "agent", env=toy()).learn(20)
+    loaded = DQN.load(tmp_path / "agent", env=toy())
+    assert all(torch.equal(a, b) for a, b in zip(parameters(agent), parameters(loaded), strict=True))
+    for group in loaded.policy.optimizer.param_groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.5}
+    loaded.learn(20)
 
 
 def test_l2_leaves_dqns_target_network_to_the_online_one(toy):
