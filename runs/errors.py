@@ -33,6 +33,10 @@ class TooLarge(RunError):
     """A run that needs more memory or disk than there is, found out before it starts."""
 
 
+class ProcessKilled(RunError):
+    """A process that did part of the work was killed, often because memory ran out."""
+
+
 class Sb3FileError(RunError):
     """A file of stable-baselines3 that is not trusted, not understood, or cannot be made of this agent."""
 

@@ -6,18 +6,18 @@ again and never changed: the rows that are missing are added to it, in whatever 
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import torch
 
 from ..build import build_agent, vector_env
 from ..checkpoints.checkpoint import load_networks
+from ..errors import ProcessKilled
 from ..folder import RunFolder
 from ..plan import make_plan
+from ..progress import Reporter
+from ..workers import WorkerDied, Workers
 from .acting import PolicyName
 from .playing import Assignment
 from .replay import recorded_keys
@@ -62,6 +62,7 @@ def evaluate(
 
     Raises:
         RunFolderError: there is no such checkpoint, something is damaged, or the run is being trained.
+        ProcessKilled: a process ended before its checkpoint was done; the others' rows are kept.
         SpecError: there is no such task.
     """
     plan = make_plan(folder.read_spec(), device)
@@ -112,20 +113,30 @@ def _results(
         for after, wanted in work.items():
             yield after, evaluate_checkpoint(folder, device, after, wanted, replays)
         return
-    context = multiprocessing.get_context("spawn")  # as in execute.py: a forked torch can hang
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_ctrl_c_to_the_parent) as pool:
-        futures = {
-            pool.submit(evaluate_checkpoint, folder, device, after, wanted, replays): after
-            for after, wanted in work.items()
-        }
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            # Not at the end of a success: a pool that is not waited for is still closing while Python ends.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    killed, done = [], 0
+    with Workers[int, list[Row]](jobs, report=lambda _: None) as workers:
+        for after, wanted in work.items():
+            workers.submit(after, _in_a_worker, folder, device, after, wanted, replays)
+        while done < len(work):
+            for after, end in workers.poll(0.2):
+                done += 1
+                if isinstance(end, WorkerDied):
+                    killed.append(f"the checkpoint after task {after} was not evaluated: {end}")
+                else:
+                    yield after, end
+    if killed:
+        raise ProcessKilled(
+            "\n".join([*killed, "what was played is kept; call it again, perhaps with fewer --jobs"])
+        )
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _in_a_worker(
+    folder: RunFolder,
+    device: str,
+    after_task: int,
+    wanted: Sequence[Assignment],
+    replays: bool,
+    report: Reporter,
+    interrupted: Callable[[], bool],
+) -> list[Row]:
+    return evaluate_checkpoint(folder, device, after_task, wanted, replays)

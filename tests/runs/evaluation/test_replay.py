@@ -4,8 +4,9 @@ import ctypes.util
 import dataclasses
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pliant.envs import Task, make_env
 from pliant.runs.build import build_agent, vector_env
 from pliant.runs.cli import console
-from pliant.runs.errors import RunFolderError, SpecError
+from pliant.runs.errors import ProcessKilled, RunFolderError, SpecError
 from pliant.runs.evaluation import afterwards as evaluation_afterwards
 from pliant.runs.evaluation import recording, rendering, video
 from pliant.runs.evaluation.afterwards import evaluate
@@ -29,6 +30,7 @@ from pliant.runs.folder import RunFolder, installed_versions
 from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
 from pliant.runs.training import train
+from pliant.runs.workers import WorkerDied, Workers
 
 AGENT = {"algorithm": "ppo", "n_steps": 64, "n_epochs": 1, "network": {"hidden": [8]}}
 NOISE = [
@@ -303,28 +305,21 @@ def test_a_damaged_file_does_not_stop_the_check_of_the_others(command, tmp_path:
     assert "1 file of records could not be read" in err
 
 
-def test_processes_are_waited_for_when_all_went_well_and_not_when_it_did_not(
+def test_a_killed_process_costs_its_own_checkpoint_alone(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[bool] = []
+    poll = Workers.poll
 
-    class Pool(ThreadPoolExecutor):
-        def __init__(self, count: int, **_: object) -> None:
-            super().__init__(count)
+    def polled(workers: Workers[int, Any], timeout: float) -> list[tuple[int, Any]]:
+        return [(key, WorkerDied("killed") if key == 1 else end) for key, end in poll(workers, timeout)]
 
-        def shutdown(self, wait: bool = True, **others: bool) -> None:
-            waits.append(wait)
-            super().shutdown(wait, **others)
-
-    monkeypatch.setattr(evaluation_afterwards, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(evaluation_afterwards, "evaluate_checkpoint", lambda _, __, after, *___: [after])
-    results = evaluation_afterwards._results(folder, "cpu", {0: [], 1: []}, False, 2)
-    assert dict(results) == {0: [0], 1: [1]}
-    assert waits == [True]
-    results = evaluation_afterwards._results(folder, "cpu", {0: [], 1: []}, False, 2)
-    next(results)
-    results.close()  # as on Ctrl-C
-    assert waits[1] is False
+    monkeypatch.setattr(Workers, "poll", polled)
+    results = evaluation_afterwards._results(folder, "cpu", {0: [], 1: [], 2: []}, False, 2)
+    assert sorted(islice(results, 2)) == [(0, []), (2, [])]
+    with pytest.raises(
+        ProcessKilled, match="after task 1 was not evaluated: killed\nwhat was played is kept"
+    ):
+        next(results)
 
 
 def test_a_run_without_checkpoints_says_what_to_do(command, tmp_path: Path) -> None:
