@@ -3,6 +3,7 @@
 The files are mapped, not read: of a thousand classes a task touches two.
 """
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,31 @@ class ClassFiles:
     """One split of such a folder; class i is the i-th file, by number if all names are numbers, else by name.
 
     A file is ``[n, C, H, W]``, ``[n, H, W, C]`` (C is 1 or 3), ``[n, H, W]`` or ``[n, D]``; its last seventh
-    is for tests. Numbers from 0 to 255 are divided by 255, those from 0 to 1 taken as they are, each file by
-    itself.
+    is for tests. Bytes are divided by 255; other numbers too, unless those of all files lie between 0 and 1.
 
     Args:
         paths: The files, in the order of the classes.
         split: Which part of each.
 
     Raises:
-        DamagedData: A file is damaged, or its inputs are of another shape than those of the first.
+        DamagedData: A file is damaged, its inputs are of another shape than those of the first, or some files
+            hold bytes and others do not.
     """
 
     def __init__(self, paths: list[Path], split: Split) -> None:
         self._paths = paths
-        shapes = [_mapped(path).shape for path in paths]
-        for path, shape in zip(paths, shapes, strict=True):
-            if shape[1:] != shapes[0][1:]:
-                raise DamagedData(f"{path} has inputs of shape {shape[1:]}, {paths[0]} of {shapes[0][1:]}")
+        shapes, digest = [], hashlib.sha256()
+        for path in paths:
+            array = _mapped(path)
+            shapes.append(array.shape)
+            if array.shape[1:] != shapes[0][1:]:
+                raise DamagedData(
+                    f"{path} has inputs of shape {array.shape[1:]}, {paths[0]} of {shapes[0][1:]}"
+                )
+            digest.update(f"{path.name} {array.dtype} {array.shape}".encode())
+            digest.update(array[:1].tobytes() + array[-1:].tobytes())
+        self.fingerprint = digest.hexdigest()
+        self._largest = _largest(paths)
         self.shape: tuple[int, ...] = shapes[0][1:]
         self.classes = len(paths)
         sizes = np.array([training_size(shape[0]) for shape in shapes])
@@ -53,10 +62,9 @@ class ClassFiles:
         taken = np.empty((len(indices), *self.shape), np.float32)
         labels, rows = self.labels[indices], self._rows[indices]
         for label in np.unique(labels):
-            array, largest = _opened(self._paths[label])
             here = labels == label
-            taken[here] = array[rows[here]].astype(np.float32) / np.float32(largest)
-        return taken
+            taken[here] = _opened(self._paths[label])[rows[here]]
+        return taken / np.float32(self._largest)
 
 
 def load_class_files(name: str, folder: Path, split: Split) -> DataSet:
@@ -76,14 +84,29 @@ def load_class_files(name: str, folder: Path, split: Split) -> DataSet:
     for candidate in (place, place / "classes"):
         paths = [path for path in candidate.glob("*.npy") if path.is_file()]
         if paths:
-            numbered = all(path.stem.isdecimal() for path in paths)
-            return ClassFiles(
-                sorted(paths, key=lambda path: int(path.stem) if numbered else path.stem), split
-            )
+            return ClassFiles(_in_order(paths), split)
     raise MissingData(
         f"the data set {name!r} is not there: put one file per class, 0.npy, 1.npy, ..., each [n, 3, height, "
         f"width] of bytes, into {place}/{elsewhere(folder)}"
     )
+
+
+def _in_order(paths: list[Path]) -> list[Path]:
+    """By number if all names are numbers, else by name.
+
+    Raises:
+        DamagedData: A number between two others is missing: all classes after it would move.
+    """
+    if not all(path.stem.isdecimal() for path in paths):
+        return sorted(paths, key=lambda path: path.stem)
+    by_number = {int(path.stem): path for path in paths}
+    numbers = sorted(by_number)
+    if gap := set(range(numbers[0], numbers[-1])) - by_number.keys():
+        raise DamagedData(
+            f"{paths[0].parent} has no {min(gap)}.npy, but the files before and after it; "
+            "put it there, or number the classes without a gap"
+        )
+    return [by_number[number] for number in numbers]
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -112,16 +135,29 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=64)  # each holds a file open: far below the usual limit of 1,024
-def _opened(path: Path) -> tuple[NDArray[Any], float]:
-    """The array of a file, and what its numbers are divided by.
+def _opened(path: Path) -> NDArray[Any]:
+    """The array of a file that was found to be one; kept for the next time."""
+    return _mapped(path)
+
+
+def _largest(paths: list[Path]) -> float:
+    """What the numbers of all files are divided by; all are read, unless they are bytes.
 
     Raises:
-        DamagedData: Its numbers lie neither in [0, 1] nor in [0, 255].
+        DamagedData: Their numbers lie neither in [0, 1] nor in [0, 255], or some are bytes and others not.
     """
-    array = _mapped(path)
-    if array.dtype == np.uint8:
-        return array, 255.0
-    low, high = float(array.min()), float(array.max())
-    if not 0 <= low <= high <= 255:  # also if they are NaN
-        raise DamagedData(f"{path} has numbers from {low:g} to {high:g}; expected 0 to 1, or 0 to 255")
-    return array, 255.0 if high > 1 else 1.0
+    of_bytes = [_mapped(path).dtype == np.uint8 for path in paths]
+    if all(of_bytes):
+        return 255.0
+    if any(of_bytes):
+        one, other = paths[of_bytes.index(True)], paths[of_bytes.index(False)]
+        raise DamagedData(f"{one} holds bytes and {other} does not: save all with one type of number")
+    largest = 1.0
+    for path in paths:
+        array = _mapped(path)
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+        if not 0 <= low <= high <= 255:  # also if they are NaN
+            raise DamagedData(f"{path} has numbers from {low:g} to {high:g}; expected 0 to 1, or 0 to 255")
+        if high > 1:
+            largest = 255.0
+    return largest

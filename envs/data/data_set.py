@@ -1,6 +1,8 @@
 """What all data sets have in common once they are loaded, and how those without a test split get one."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -30,6 +32,13 @@ class DataSet(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of one input: ``(C, H, W)`` of an image, ``(D,)`` otherwise."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A checksum by which other data, or data in another order, are told from these.
+
+        Of class files only names, sizes, and the first and last input of each go into it.
+        """
+
     def take(self, indices: Index) -> NDArray[np.float32]:
         """The inputs at ``indices``, ``[n, *shape]``, in [0, 1]."""
 
@@ -57,6 +66,14 @@ class ArrayData:
     def shape(self) -> tuple[int, ...]:
         """Of one input."""
         return self.inputs.shape[1:]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of inputs and labels."""
+        digest = hashlib.sha256(f"{self.inputs.dtype} {self.inputs.shape} {self.largest:.9g}".encode())
+        digest.update(np.ascontiguousarray(self.inputs))
+        digest.update(np.ascontiguousarray(self.labels))
+        return digest.hexdigest()
 
     def take(self, indices: Index) -> NDArray[np.float32]:
         """The inputs at ``indices``, divided by ``largest``."""

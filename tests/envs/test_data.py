@@ -366,6 +366,12 @@ SPOILED_NPY = {
 }
 
 
+def class_files(folder: Path, *arrays: np.ndarray) -> None:
+    (folder / "x").mkdir(parents=True)
+    for number, array in enumerate(arrays):
+        np.save(folder / "x" / f"{number}.npy", array)
+
+
 @pytest.mark.parametrize("case", SPOILED_NPY)
 def test_a_damaged_class_file_is_named_with_what_is_wrong(case, tmp_path):
     change, message = SPOILED_NPY[case]
@@ -388,12 +394,44 @@ def test_a_class_file_of_objects_is_refused_and_nothing_in_it_is_run(tmp_path, m
 
 
 @pytest.mark.parametrize("value", [-1.0, 300.0, np.nan, np.inf])
-def test_a_class_file_with_numbers_that_are_no_pixels_is_named_when_it_is_needed(value, tmp_path):
-    (tmp_path / "x").mkdir()
-    np.save(tmp_path / "x" / "0.npy", np.full((7, 4), value, np.float32))
-    data = load_data("folder:x", "train", str(tmp_path))
-    with pytest.raises(DamagedData, match=r"0\.npy has numbers from .*; expected 0 to 1, or 0 to 255"):
-        data.take(np.array([0]))
+def test_a_class_file_with_numbers_that_are_no_pixels_is_named(value, tmp_path):
+    class_files(tmp_path, np.zeros((7, 4), np.float32), np.full((7, 4), value, np.float32))
+    with pytest.raises(DamagedData, match=r"1\.npy has numbers from .*; expected 0 to 1, or 0 to 255"):
+        load_data("folder:x", "train", str(tmp_path))
+
+
+def test_the_inputs_of_all_classes_have_one_scale(tmp_path):
+    """Divided file by file, a class whose largest number is above 1 would be told by its scale alone."""
+    class_files(tmp_path, np.full((7, 4), 0.5, np.float32), np.full((7, 4), 2.0, np.float32))
+    data = everything(load_data("folder:x", "train", str(tmp_path)))
+    assert (data[:6] == np.float32(0.5) / np.float32(255)).all()
+    assert (data[6:] == np.float32(2.0) / np.float32(255)).all()
+
+
+def test_bytes_beside_other_numbers_are_refused(tmp_path):
+    class_files(tmp_path, np.zeros((7, 4), np.float32), np.zeros((7, 4), np.uint8))
+    with pytest.raises(
+        DamagedData, match=r"1\.npy holds bytes and .*0\.npy does not: save all with one type"
+    ):
+        load_data("folder:x", "train", str(tmp_path))
+
+
+def test_a_class_file_that_is_missing_between_others_is_named(tmp_path):
+    class_files(tmp_path, *[np.zeros((7, 4), np.uint8)] * 4)
+    (tmp_path / "x" / "2.npy").unlink()
+    with pytest.raises(DamagedData, match=r"x has no 2\.npy, but the files before and after it"):
+        load_data("folder:x", "train", str(tmp_path))
+
+
+def test_other_data_have_another_fingerprint(tmp_path):
+    found = [load_data("digits", split).fingerprint for split in ("train", "test", "train")]
+    assert found[0] == found[2] != found[1]
+    for name, start in (("one", 0), ("same", 0), ("other", 1)):
+        class_files(tmp_path / name, np.arange(start, start + 28, dtype=np.uint8).reshape(7, 4))
+    one, same, other = (
+        load_data("folder:x", "train", str(tmp_path / name)).fingerprint for name in ("one", "same", "other")
+    )
+    assert one == same != other
 
 
 def test_of_a_thousand_class_files_few_are_open_at_a_time(tmp_path):
