@@ -22,7 +22,7 @@ from .rules import RULES
 from .sequence import TaskSequence
 from .shifts import SHIFTS
 from .spec import SequenceSpec
-from .streams import Samples, Stream
+from .streams import Samples, Stream, fingerprints
 from .task import ShiftSpec, Task
 
 register()
@@ -47,5 +47,6 @@ __all__ = [
     "Task",
     "TaskSequence",
     "UnknownEnvironment",
+    "fingerprints",
     "make_env",
 ]

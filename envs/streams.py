@@ -1,5 +1,6 @@
 """A labelled data set as an environment: a sample per environment step, its label the action to take."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isqrt, prod
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from .data import DataSet, load_data
 from .errors import InvalidTask, explain
+from .task import Task
 from .variations import input_permutation, noisy_labels, random_labels, rotated, subset
 
 Floats = NDArray[np.float32]
@@ -218,6 +220,19 @@ class Stream(gymnasium.Env[Floats, np.int64]):
         if self._permutation is not None:
             inputs = inputs[:, self._permutation]
         return inputs.reshape(-1, *self._shape)
+
+
+def fingerprints(tasks: Iterable[Task]) -> dict[str, str]:
+    """The checksum of each data set that the tasks show, by its name; see `DataSet.fingerprint`.
+
+    Raises:
+        MissingData: Its files are not there.
+        DamagedData: They are damaged.
+    """
+    default = Variation.model_fields["data"].default
+    shown = [task.kwargs for task in tasks if task.env == "pliant/Stream-v0"]
+    names = dict.fromkeys((str(kwargs.get("data", default)), kwargs.get("data_dir")) for kwargs in shown)
+    return {name: load_data(name, "train", folder).fingerprint for name, folder in names}
 
 
 def _labelled(data: DataSet, chosen: Variation) -> tuple[Index, Index, Index]:

@@ -47,14 +47,15 @@ def execute(
         return Outcome(path, "failed", str(error))
     except (RunError, AgentError, EnvError) as error:
         return Outcome(path, "failed", str(error))
-    except Exception:
+    except Exception as error:
         # Not foreseen: kept for whoever looks into it, and named to the person who waits.
         text = traceback.format_exc()
         try:
             kept = f"its traceback is in {folder.write_traceback(text)}"
-        except OSError as error:
-            kept = f"its traceback could not be written ({error.strerror}):\n{text}"
-        return Outcome(path, "failed", f"an unforeseen error; {kept}")
+        except OSError as full:
+            kept = f"its traceback could not be written ({full.strerror}):\n{text}"
+        named = f"{type(error).__name__}: {error}".strip()
+        return Outcome(path, "failed", f"an unforeseen error, {named}; {kept}")
     return Outcome(path, "complete")
 
 

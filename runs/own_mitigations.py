@@ -2,7 +2,7 @@
 
 The environment variable ``PLIANT_MITIGATIONS`` has its path, or several as in ``PATH``. The file is executed,
 which is why it must be named so: no spec, run folder or checkpoint can name one. They hold the mitigation's
-name and settings, and a run's manifest the file's checksum.
+name and settings, and a run's manifest the file's checksum, without which a run does not go on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,12 @@ VARIABLE = "PLIANT_MITIGATIONS"
 _DICT = "MITIGATIONS"
 """What the file calls its classes by their names, as ``agents/mitigations/__init__.py`` does."""
 
+_HOOKS = (
+    *("build", "remodel", "attach", "penalty", "before_update", "after_update"),
+    *("on_task_start", "values"),
+)
+"""Of which a mitigation must have one to do anything."""
+
 
 def files() -> list[Path]:
     """The files that the user named; absolute, for workers in other folders."""
@@ -35,9 +41,20 @@ def files() -> list[Path]:
     ]
 
 
-def checksums() -> dict[str, str]:
-    """Of each file by its name: what a manifest says of it, as it says the versions of packages."""
-    return {path.name: f"sha256 {hashlib.sha256(_read(path)).hexdigest()[:12]}" for path in files()}
+def checksums(used: Container[str] | None = None) -> dict[str, str]:
+    """Of each file by its name, or of those alone that hold one of the mitigations ``used``."""
+    return {
+        path.name: f"sha256 {hashlib.sha256(_read(path)).hexdigest()[:12]}"
+        for path in files()
+        if used is None or any(name in used for name in _executed(path))
+    }
+
+
+def changed(recorded: Mapping[str, str]) -> str | None:
+    """A file that the user names now and that is not the one that was ``recorded``; None if there is none."""
+    if not recorded:
+        return None
+    return next((name for name, now in checksums().items() if recorded.get(name, now) != now), None)
 
 
 def known_mitigations() -> dict[str, type[Mitigation]]:
@@ -87,6 +104,12 @@ def _executed(path: Path) -> Mapping[str, type[Mitigation]]:
             f'{VARIABLE}: {str(path)!r} needs a dict {_DICT} = {{"my-penalty": MyPenalty}} of subclasses of '
             "pliant.agents.Mitigation, by the names that specs call them"
         )
+    for key, kind in own.items():
+        if not any(getattr(kind, hook) is not getattr(Mitigation, hook) for hook in _HOOKS):
+            raise SpecError(
+                f"{VARIABLE}: {str(path)!r}: {key!r} does nothing: it has none of the hooks "
+                f"{', '.join(_HOOKS)}; is the name of one misspelt?"
+            )
     return own
 
 

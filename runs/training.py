@@ -32,6 +32,7 @@ from .checkpoints.retention import superfluous
 from .errors import DiskFull, RunError, RunFolderError, RunInterrupted
 from .evaluation.scheduled import evaluate_scheduled, forget_after, log_evaluation, log_videos
 from .folder import RunFolder
+from .inputs import note_inputs
 from .logs import LogMarks, RunLogs
 from .plan import Plan
 from .presets import dump
@@ -55,10 +56,12 @@ def train(
         RunInterrupted: the run was stopped between two rollouts; the text says from where it will go on.
         NonFiniteLoss: the loss was not finite; the checkpoints are kept.
         DiskFull: there is no room for what has to be written.
-        RunFolderError: another process trains this run; the folder is gone, or cannot be written or read.
+        RunFolderError: another process trains this run; the folder is gone, or cannot be written or read; or
+            data or files of mitigations are not those that it was begun with.
     """
     torch.set_num_threads(plan.spec.threads)
     with folder.locked():
+        note_inputs(plan, folder, resume=resume)
         try:
             folder.set_status("running")
             _Trainer(plan, folder, report, interrupted).run(resume)

@@ -71,8 +71,8 @@ class ArrayData:
     def fingerprint(self) -> str:
         """SHA-256 of inputs and labels."""
         digest = hashlib.sha256(f"{self.inputs.dtype} {self.inputs.shape} {self.largest:.9g}".encode())
-        digest.update(np.ascontiguousarray(self.inputs))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.inputs).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
     def take(self, indices: Index) -> NDArray[np.float32]:

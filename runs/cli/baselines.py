@@ -21,10 +21,12 @@ def baselines(runs: list[Path], baseline: str | None, device: Device) -> list[Pa
     if baseline is None:
         return []
     from ..baseline import start_fresh, with_baselines
+    from ..report.comparison import gather
 
     found, missing = with_baselines(runs)
     if not missing:
         return found
+    gather(runs)  # runs that cannot be compared are refused before anything is trained
     from ..execute import available_cores, execute_side_by_side
     from ..progress import reporter
 

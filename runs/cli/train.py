@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -167,7 +168,7 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
             case "failed":
                 err.print(f"error: {outcome.path.name}: {outcome.message}", soft_wrap=True, markup=False)
             case "interrupted":
-                program = _program("train-agent")
+                program = " ".join([*_variables(), _program("train-agent")])
                 go_on = f"it goes on {outcome.message} with: {program} --resume {outcome.path}"
                 err.print(f"stopped; {go_on}", soft_wrap=True)
             case "not started":
@@ -182,6 +183,12 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
         raise typer.Exit(FAILED)
     if len(complete) < len(outcomes):
         raise typer.Exit(INTERRUPTED)
+
+
+def _variables() -> list[str]:
+    """The variables that name files of the user's own, as a shell sets them for the command after them."""
+    names = ("PLIANT_DATA", "PLIANT_MITIGATIONS", "PLIANT_ENV_MODULES")
+    return [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
 
 
 def _program(name: str) -> str:
@@ -254,4 +261,4 @@ def _print_returns(path: Path) -> None:
     )
     count, seconds = snapshot_cost(folder)
     if count:
-        out.print(f"{count} snapshots took {seconds:.1f} s")
+        out.print(f"{count} snapshot{'s' * (count != 1)} took {seconds:.1f} s")

@@ -25,16 +25,18 @@ class Arm:
 
 
 def newest(runs: Sequence[RunRecord], notes: list[str]) -> list[RunRecord]:
-    """Each run once: of two with the same spec the one that went further, the later one if both did."""
+    """Each run once: of two of the same training the one that went further, has more snapshots, is later."""
     best: dict[Any, RunRecord] = {}
     for run in runs:
-        key = repr(sorted(_flat_spec(run).items())) if run.spec else run.id
+        key = repr(sorted(_training(run).items())) if run.spec else run.id
         other = best.get(key)
         if other is None or other.folder.path.resolve() == run.folder.path.resolve():
             best[key] = run
             continue
         keep, drop = sorted(
-            (run, other), key=lambda r: (r.env_steps, str(r.manifest.get("created"))), reverse=True
+            (run, other),
+            key=lambda r: (r.env_steps, len(r.moments), str(r.manifest.get("created"))),
+            reverse=True,
         )
         best[key] = keep
         notes.append(f"{drop.id} is the same experiment as {keep.id} and is left out")
@@ -87,8 +89,7 @@ def arms_of(runs: Sequence[RunRecord]) -> tuple[Arm, ...]:
     """Runs whose specs differ by the seed alone make an arm; equal names are told apart by what differs."""
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        leave_out = ("seed", "description", "name", "threads")
-        key = repr(sorted(_flat_spec(run, leave_out).items())) if run.spec else f"{run.arm} (spec unreadable)"
+        key = repr(sorted(_training(run, "seed").items())) if run.spec else f"{run.arm} (spec unreadable)"
         groups.setdefault(key, []).append(run)
     members = sorted(groups.values(), key=lambda group: group[0].reset)
     arms = []
@@ -96,11 +97,11 @@ def arms_of(runs: Sequence[RunRecord]) -> tuple[Arm, ...]:
         same_name = [other for other in members if other[0].arm == group[0].arm]
         label = group[0].arm
         if len(same_name) > 1:
-            tables = [_flat_spec(other[0]) for other in same_name]
-            mine = _flat_spec(group[0])
+            tables = [_training(other[0], "seed") for other in same_name]
+            mine = _training(group[0], "seed")
             keys = sorted(
                 key
-                for key in {key for table in tables for key in table} - {"seed"}
+                for key in {key for table in tables for key in table}
                 if len({repr(table.get(key)) for table in tables}) > 1
             )
             label += f" ({', '.join(f'{key}={mine.get(key)}' for key in keys[:3]) or group[0].id})"
@@ -110,16 +111,31 @@ def arms_of(runs: Sequence[RunRecord]) -> tuple[Arm, ...]:
 
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
     """Keys of the spec in which arms differ, with the value of each arm (None where it has none)."""
-    tables = [_flat_spec(arm.runs[0], leave_out=("seed",)) for arm in arms]
+    tables = [_flat_spec(arm.runs[0], {"seed"}) | _own_files(arm.runs[0]) for arm in arms]
     keys = sorted({key for table in tables for key in table})
     rows = [(key, [table.get(key) for table in tables]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values[1:])]
 
 
-def _flat_spec(run: RunRecord, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+_NOT_TRAINING = {"description", "name", "threads", "diagnostics", "evaluation"}
+"""What a run's returns do not depend on."""
+
+
+def _training(run: RunRecord, *leave_out: str) -> dict[str, Any]:
+    """What a run's returns follow from, flat."""
+    return _flat_spec(run, {*_NOT_TRAINING, *leave_out}) | _own_files(run)
+
+
+def _own_files(run: RunRecord) -> dict[str, str]:
+    """The checksums of the user's own mitigations that a run was made with."""
+    inputs = run.manifest.get("inputs")
+    return inputs if isinstance(inputs, dict) else {}
+
+
+def _flat_spec(run: RunRecord, leave_out: set[str]) -> dict[str, Any]:
     if run.spec is None:
         return {}
-    return dict(_flatten(run.spec.model_dump(mode="json", exclude_none=True, exclude=set(leave_out))))
+    return dict(_flatten(run.spec.model_dump(mode="json", exclude_none=True, exclude=leave_out)))
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

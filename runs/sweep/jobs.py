@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..errors import RunError, RunFolderError, SpecError
 from ..folder import RunFolder
+from ..own_mitigations import changed
 from ..presets import build_spec
 from ..spec import RunSpec
 from .definition import SweepDefinition
@@ -70,7 +71,8 @@ class Job:
         """Its folder, if it has been begun.
 
         Raises:
-            RunFolderError: the folder cannot be read, or is of another spec.
+            RunFolderError: the folder cannot be read, is of another spec, or was made with other mitigations
+                of the user's own.
         """
         folder = RunFolder(self.path)
         if not folder.begun:
@@ -79,6 +81,11 @@ class Job:
             raise RunFolderError(
                 f"{str(self.path)!r} is the run of another spec than this sweep's; move it away, or give the "
                 "sweep another name"
+            )
+        if (name := changed(folder.read_manifest().get("inputs", {}))) is not None:
+            raise RunFolderError(
+                f"{str(self.path)!r} was made with another {name} than there is now; put that one back, or "
+                "give the sweep another name"
             )
         return folder
 
