@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
 from pliant.runs import cli, own_mitigations
+from pliant.runs.cli.train import _conclude
+from pliant.runs.execute import Outcome
 from pliant.runs.folder import RunFolder
 
 FILE = '''
@@ -88,6 +91,47 @@ def test_a_file_of_ones_own_trains_and_its_checksum_is_in_the_manifest(
     assert "the environment variable PLIANT_MITIGATIONS" in err
 
 
+def test_a_run_or_sweep_does_not_go_on_with_another_file_and_is_not_taken_for_the_same(
+    call_program, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call_program(cli.train_agent, "mine.toml")[0] == 0
+    Path("sweep.toml").write_text('base = "mine.toml"\narms = ["bp"]\nseeds = [0]\n')
+    assert call_program(cli.main, "sweep", "sweep.toml", "--jobs", "1")[0] == 0
+    own.write_text(FILE.replace("return self.strength", "return 2 * self.strength"))
+
+    (run,) = (path for path in Path("results").iterdir() if path.name.startswith("mine-"))
+    RunFolder.open(run).set_status("interrupted")
+    code, _, err = call_program(cli.train_agent, "--resume", run)
+    assert code == 1
+    assert "my_mitigations.py is not what 'results/mine-" in err
+    assert "put that one back, or begin a new run" in err
+    assert RunFolder.open(run).read_manifest()["status"] == "interrupted"
+
+    code, _, err = call_program(cli.main, "sweep", "sweep.toml", "--jobs", "1")
+    assert code != 0
+    assert "was made with another my_mitigations.py than there is now" in err
+
+    own_mitigations._executed.cache_clear()
+    assert call_program(cli.train_agent, "mine.toml")[0] == 0
+    runs = [path for path in Path("results").iterdir() if path.name.startswith("mine-")]
+    RunFolder.open(run).set_status("complete")
+    code, out, err = call_program(cli.main, "compare", *runs)
+    assert code == 0
+    assert "same experiment" not in out + err
+    assert out.splitlines()[0].count("my_mitigations.py=sha256") == 2
+
+
+def test_the_command_that_goes_on_names_the_file(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLIANT_DATA", "/my data")
+    with pytest.raises(typer.Exit):
+        _conclude([Outcome(Path("results/mine"), "interrupted", "from environment step 64")])
+    said = capsys.readouterr().err
+    assert "with: PLIANT_DATA='/my data' PLIANT_MITIGATIONS=my_mitigations.py " in said
+    assert "train-agent --resume results/mine" in said
+
+
 def test_the_example_of_the_documentation_trains(call_program, own: Path) -> None:
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
@@ -103,6 +147,11 @@ def test_the_example_of_the_documentation_trains(call_program, own: Path) -> Non
         ("def f(:\n", "SyntaxError"),
         ("MITIGATIONS = {'shrink': 3}", 'needs a dict MITIGATIONS = {"my-penalty": MyPenalty}'),
         ("", "needs a dict MITIGATIONS"),
+        (
+            "from pliant.agents import Mitigation\nclass Shrink(Mitigation):\n    def penality(self): ...\n"
+            "MITIGATIONS = {'shrink': Shrink}",
+            "'shrink' does nothing: it has none of the hooks build, remodel, attach, penalty, ",
+        ),
         (FILE.replace('"shrink"', '"l2"'), "has a mitigation 'l2', but there is one; rename it"),
     ],
 )

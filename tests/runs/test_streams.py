@@ -177,6 +177,20 @@ def test_data_are_found_by_the_command_line_and_no_path_is_written(command, tmp_
     assert command("replay", run, "--data", tmp_path / "elsewhere")[0] == 0
 
 
+def test_a_run_does_not_go_on_with_other_data(command, tmp_path) -> None:
+    for name in ("mine", "other"):
+        write_class_files(tmp_path / name / "x")
+    np.save(tmp_path / "other" / "x" / "1.npy", np.full((140, 2, 2), 81, np.uint8))
+    spec = spec_of_a_folder(tmp_path / "mine.toml")
+    assert command("train", spec, "--out", tmp_path / "out", "--data", tmp_path / "mine")[0] == 0
+    [run] = (tmp_path / "out").iterdir()
+    RunFolder.open(run).set_status("interrupted")
+    code, _, said = command("train", "--resume", run, "--data", tmp_path / "other")
+    assert code == 1
+    assert "data folder:x is not what" in said
+    assert command("train", "--resume", run, "--data", tmp_path / "mine")[0] == 0
+
+
 def test_a_data_folder_that_is_not_there_is_refused(command, tmp_path) -> None:
     code, _, said = command("train", "quickstart", "--data", tmp_path / "nowhere")
     assert code == 2

@@ -148,6 +148,12 @@ def test_arms_of_one_name_are_told_apart_by_what_differs(tmp_path: Path, make_ru
     ]
 
 
+def test_runs_that_were_only_measured_differently_are_one_arm(tmp_path: Path, make_run: MakeRun) -> None:
+    others = {"diagnostics": {"at": []}, "evaluation": {"episodes": 2}}
+    runs = [read_run(make_run(tmp_path, "bp", seed, **(others if seed else {})).path) for seed in range(2)]
+    assert [arm.label for arm in compare(runs).arms] == ["bp"]
+
+
 def test_the_same_experiment_twice_counts_once_and_says_so(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [read_run(make_run(tmp_path, "bp").path) for _ in range(2)]
     comparison = compare([*runs, runs[0]])

@@ -40,6 +40,17 @@ def test_compare_with_a_baseline_uses_the_one_that_is_there(command, results: Pa
     assert "reset" in out.splitlines()[0]
 
 
+def test_nothing_is_trained_for_runs_that_cannot_be_compared(
+    command, tmp_path: Path, make_run: MakeRun
+) -> None:
+    runs = [make_run(tmp_path, "bp").path, make_run(tmp_path, "er", count=2).path]
+    code, out, err = command("compare", *runs, "--baseline", "fresh")
+    assert code == 2
+    assert "their tasks differ" in err
+    assert "training fresh agents" not in out
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_missing_baseline_is_trained_beside_the_run_once(
     command, tmp_path: Path, make_run: MakeRun
 ) -> None:
