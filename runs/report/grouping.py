@@ -104,7 +104,10 @@ def arms_of(runs: Sequence[RunRecord]) -> tuple[Arm, ...]:
                 for key in {key for table in tables for key in table}
                 if len({repr(table.get(key)) for table in tables}) > 1
             )
-            label += f" ({', '.join(f'{key}={mine.get(key)}' for key in keys[:3]) or group[0].id})"
+            told = [
+                f"{key.removeprefix('agent.').removeprefix('mitigations.')}={mine.get(key)}" for key in keys
+            ]
+            label += f" ({', '.join(told[:3]) or group[0].id})"
         arms.append(Arm(label, tuple(sorted(group, key=lambda run: run.seed))))
     return tuple(arms)
 

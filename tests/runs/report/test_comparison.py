@@ -143,8 +143,8 @@ def test_arms_of_one_name_are_told_apart_by_what_differs(tmp_path: Path, make_ru
     slow = {"agent": {"algorithm": "ppo", "n_steps": 1000, "batch_size": 50, "learning_rate": 1e-5}}
     runs = [read_run(make_run(tmp_path, "bp").path), read_run(make_run(tmp_path, "bp", **slow).path)]
     assert [arm.label for arm in compare(runs).arms] == [
-        "bp (agent.learning_rate=0.0003)",
-        "bp (agent.learning_rate=1e-05)",
+        "bp (learning_rate=0.0003)",
+        "bp (learning_rate=1e-05)",
     ]
 
 
