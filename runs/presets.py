@@ -60,11 +60,16 @@ def load_spec(
 def load_table(preset: str) -> Table:
     """All of a preset before an arm is chosen: what it extends, itself, and every arm under ``arms``.
 
+    A resolved spec, such as the ``run.toml`` of a run folder, says everything: its only arm is its own, which
+    adds nothing to it.
+
     Raises:
         SpecError: there is no such preset or file, or it cannot be read.
     """
     table = _resolve(preset)
     table.setdefault("name", Path(preset).stem)
+    if _ARMS not in table and RunSpec.model_fields.keys() <= table.keys():
+        return {**table, _ARMS: {table["arm"]: {}}}
     own = table.get(_ARMS, {})
     arms = merge(_shipped(_ARMS), own) if isinstance(own, dict) else own
     return with_arms({**table, _ARMS: arms}, source=preset)

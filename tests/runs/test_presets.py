@@ -53,6 +53,18 @@ def test_a_resolved_spec_comes_back_from_its_own_toml(name: str) -> None:
     assert validate(tomllib.loads(dump(spec)), source=name) == spec
 
 
+def test_the_resolved_spec_of_a_run_is_a_preset_that_no_arm_changes_again(tmp_path: Path) -> None:
+    spec = load_spec("digits-permuted", arm="l2-er", settings=["mitigations.l2.strength=0.5"])
+    renamed = spec.model_copy(update={"arm": "an arm of a sweep"})
+    path = tmp_path / "run.toml"
+    for resolved in (spec, renamed):
+        path.write_text(dump(resolved), encoding="utf-8")
+        assert load_spec(str(path)) == resolved
+        assert load_spec(str(path), settings=["tasks.count=3"]).tasks.count == 3
+        with pytest.raises(SpecError, match=f"there is no arm 'bp' in .*; known: {resolved.arm}"):
+            load_spec(str(path), arm="bp")
+
+
 def test_the_paper_s_ant_has_the_paper_s_settings() -> None:
     spec = load_spec("slippery-ant")
     agent = spec.agent
