@@ -114,7 +114,11 @@ class RunMonitor(BaseCallback):
                 self.logger.record(f"switch/return_{name}", value)
         self.logger.dump(self.num_timesteps)
 
-    def _tell(self, force: bool = False) -> None:
+    def tell_measuring(self) -> None:
+        """Report that a snapshot is about to be taken."""
+        self._tell(force=True, measuring=True)
+
+    def _tell(self, force: bool = False, measuring: bool = False) -> None:
         """Report how far the run is, a few times a second at most."""
         now = time.monotonic()
         if now < self._next_report and not force:
@@ -133,5 +137,6 @@ class RunMonitor(BaseCallback):
                 total_steps=self.plan.boundaries[-1],
                 steps_per_second=(self.model.num_timesteps - steps_then) / max(now - began, 1e-9),
                 last_return=float(np.mean(recent)) if recent else None,
+                measuring=measuring,
             )
         )

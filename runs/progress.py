@@ -30,11 +30,14 @@ class Report:
     """Since the run began or was resumed, all work included."""
     last_return: float | None
     """Mean over the last episodes of this task; None before the first has ended."""
+    measuring: bool = False
+    """Whether a snapshot is being taken: that may last, and no step is taken meanwhile."""
 
     def __str__(self) -> str:
         return (
             f"task {self.task}/{self.tasks}  "
             f"{pace(self.steps, self.total_steps, self.steps_per_second)}  return {number(self.last_return)}"
+            f"{'  measuring' * self.measuring}"
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -192,7 +192,6 @@ class _Trainer:
         if not resumed:
             agent.num_timesteps = first
             agent.ep_info_buffer = agent.ep_success_buffer = None  # statistics of another task
-        snapshots = self._snapshots(index)
         monitor = RunMonitor(
             self.plan,
             index,
@@ -202,6 +201,7 @@ class _Trainer:
             self.interrupted,
             self.started,
         )
+        snapshots = self._snapshots(index, monitor.tell_measuring)
         if resumed:
             monitor.returns = self.logs.episodes.returns(index)
             _load_snapshots(snapshots, resumed, agent)
@@ -247,13 +247,14 @@ class _Trainer:
             self.evaluation_seconds += time.monotonic() - began
             self.folder.set_status("running", evaluation_seconds=round(self.evaluation_seconds, 3))
 
-    def _snapshots(self, index: int) -> list[SnapshotCallback]:
+    def _snapshots(self, index: int, tell: Callable[[], None]) -> list[SnapshotCallback]:
         """The callback that measures task ``index`` on data of its own, in environments of its own."""
         settings = self.spec.diagnostics
         if not (settings.at or settings.updates) or index % settings.task_interval:
             return []
 
         def fresh_batch() -> Any:
+            tell()
             seed = derive_seed(self.spec.seed, "snapshot", index)
             env = vector_env(self.plan.sequence[index], self.spec.agent.n_envs, seed)
             try:

@@ -4,6 +4,7 @@
 
 * ``data/<sweep>.csv``: a row per run and task: its return at the end, what was measured before the task,
 * ``data/<sweep>-arms.csv``: a row per arm: interquartile means with 95 % intervals, as in the printed table,
+* ``data/<sweep>-kept.csv``: a row per arm: what it measured before the last fifth of the tasks,
 * ``data/<sweep>-chosen.csv``: the setting of each arm, if the sweep tuned them,
 * ``images/<sweep>.png``.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pliant.runs.report.comparison import Arm, Comparison, gather
@@ -45,6 +47,9 @@ MEASURED = {
     "trainability_share": "switch/{part}/trainability/share",
 }
 """Column and tag, of every objective and its last hidden layer; what a run did not measure is left out."""
+
+KEPT = ("epsilon_rank", "feature_rank", "dead_units", "weight_norm", "gradient_norm")
+"""Of those, what shows what an arm kept."""
 
 FOREMOST = ("reset", "l2-er", "er", "l2", "bp")
 """The arms whose curves are shown; the others stand in the list beside them."""
@@ -124,6 +129,28 @@ def summary(comparison: Comparison) -> list[Row]:
     return sorted(table, key=lambda row: -row["last_fifth"])
 
 
+def kept(comparison: Comparison) -> list[Row]:
+    """A row per arm: means over runs of what they measured before the tasks of the last fifth."""
+    table = []
+    for arm in comparison.arms:
+        runs = [run for run in arm.runs if comparison.counts(run)]
+        row: Row = {"arm": arm.label}
+        readings = [
+            [measured(run, task) for task in range(comparison.task_count) if (task, "init") in run.moments]
+            for run in runs
+        ]
+        late = [
+            run[-max(comparison.task_count // 5 * len(run) // comparison.task_count, 1) :] for run in readings
+        ]
+        for column in dict.fromkeys(name for run in late for reading in run for name in reading):
+            values = np.array([[reading.get(column, np.nan) for reading in run] for run in late])
+            if column.partition("_")[2] in KEPT and np.isfinite(values).all():
+                found = stratified_bootstrap(values)
+                row |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
+        table.append(row)
+    return table
+
+
 def interval(row: Mapping[str, Any], name: str) -> Interval | None:
     """A column of :func:`summary` with its ends."""
     return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) if name in row else None
@@ -150,8 +177,9 @@ def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
         low, high = [one.low for one in found], [one.high for one in found]
         left.fill_between(tasks, low, high, color=COLOURS[arm.label], alpha=0.15, linewidth=0)
     left.set(xlabel="task (mean of five neighbours)", ylabel="return at the end of a task")
-    left.set_title(title, fontsize=10, loc="left")
-    left.legend(fontsize=9, frameon=False)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.legend(fontsize=9, frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     for place, row in enumerate(reversed(table)):
         colour = COLOURS.get(row["arm"], "#1c2430")
         right.plot([row["last_fifth_low"], row["last_fifth_high"]], [place, place], color=colour, linewidth=2)
@@ -194,6 +222,7 @@ def main(sweeps: Sequence[Path]) -> None:
         write(HERE / "data" / f"{sweep.name}.csv", rows_of(comparison))
         table = summary(comparison)
         write(HERE / "data" / f"{sweep.name}-arms.csv", table)
+        write(HERE / "data" / f"{sweep.name}-kept.csv", kept(comparison))
         if (chosen := sweep / "chosen.csv").exists():
             shutil.copyfile(chosen, HERE / "data" / f"{sweep.name}-chosen.csv")
         image = HERE / "images" / f"{sweep.name}.png"

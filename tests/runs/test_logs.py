@@ -180,6 +180,7 @@ def test_a_report_says_task_steps_speed_time_left_and_return() -> None:
     assert str(report()) == "task 1/2  500/2,000 env steps  10/s  2 min 30 s left  return 21.2"
     assert str(report(steps_per_second=0.0, last_return=None)).endswith("–/s  – left  return –")
     assert str(report(last_return=0.12345)).endswith("return 0.123")  # an accuracy
+    assert str(report(last_return=3.0, measuring=True)).endswith("return 3.00  measuring")
 
 
 def test_plain_lines_come_at_a_new_task_at_the_end_and_seldom_between() -> None:

@@ -19,6 +19,7 @@ from pliant.runs.errors import RunFolderError
 from pliant.runs.folder import RunFolder
 from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
+from pliant.runs.progress import Report
 from pliant.runs.summary import task_returns
 from pliant.runs.training import train
 
@@ -115,6 +116,13 @@ def test_snapshots_leave_the_training_as_it_is(tmp_path: Path, table: dict) -> N
     first, second = tensors(with_snapshots), tensors(without)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert with_snapshots.episodes_file.read_text() == without.episodes_file.read_text()
+
+
+def test_that_a_snapshot_is_being_taken_is_told(tmp_path: Path) -> None:
+    plan = make_plan(validate(PPO, source="test"), "cpu")
+    told: list[Report] = []
+    train(plan, RunFolder.create(tmp_path, plan.spec, plan.boundaries), told.append, lambda: False)
+    assert [report.steps for report in told if report.measuring] == [0, 256, 256, 512]  # init and end, twice
 
 
 def test_a_reset_run_starts_each_task_with_a_fresh_agent(tmp_path: Path) -> None:
