@@ -1,6 +1,6 @@
 """What a run takes in beside its spec: data sets, and mitigations of the user's own.
 
-Its manifest holds their checksums. A run that goes on with others would be neither the one nor the other.
+Its manifest holds their checksums. What goes on with a run, or adds to what it found, needs the same.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ def inputs_of(plan: Plan) -> dict[str, str]:
     }
 
 
-def note_inputs(plan: Plan, folder: RunFolder, *, resume: bool) -> None:
-    """Write the checksums into the manifest, or, with ``resume``, see that they are those written there.
+def note_inputs(plan: Plan, folder: RunFolder) -> None:
+    """Write the checksums into the manifest of a run that begins."""
+    folder.write_manifest({**folder.read_manifest(), "inputs": inputs_of(plan)})
+
+
+def check_inputs(plan: Plan, folder: RunFolder) -> None:
+    """See that everything is as the run was begun with; nothing is known of runs of older versions.
 
     Raises:
-        RunFolderError: something is not what the run was begun with.
+        RunFolderError: something is not.
     """
-    manifest, now = folder.read_manifest(), inputs_of(plan)
-    before: Mapping[str, str] | None = manifest.get("inputs")
-    if resume and before is not None:
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
-            name = changed[0]
+    now = inputs_of(plan)
+    before: Mapping[str, str] = folder.read_manifest().get("inputs", now)
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
             raise RunFolderError(
                 f"{name} is not what {str(folder.path)!r} was begun with ({now.get(name, 'none')}, then "
                 f"{before.get(name, 'none')}): put that one back, or begin a new run; if the change does not "
                 "matter, write its checksum under 'inputs' in manifest.json"
             )
-    else:
-        folder.write_manifest({**manifest, "inputs": now})

@@ -32,7 +32,7 @@ from .checkpoints.retention import superfluous
 from .errors import DiskFull, RunError, RunFolderError, RunInterrupted
 from .evaluation.scheduled import evaluate_scheduled, forget_after, log_evaluation, log_videos
 from .folder import RunFolder
-from .inputs import note_inputs
+from .inputs import check_inputs, note_inputs
 from .logs import LogMarks, RunLogs
 from .plan import Plan
 from .presets import dump
@@ -61,7 +61,7 @@ def train(
     """
     torch.set_num_threads(plan.spec.threads)
     with folder.locked():
-        note_inputs(plan, folder, resume=resume)
+        (check_inputs if resume else note_inputs)(plan, folder)
         try:
             folder.set_status("running")
             _Trainer(plan, folder, report, interrupted).run(resume)

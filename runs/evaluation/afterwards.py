@@ -15,6 +15,7 @@ from ..build import build_agent, vector_env
 from ..checkpoints.checkpoint import load_networks
 from ..errors import ProcessKilled
 from ..folder import RunFolder
+from ..inputs import check_inputs
 from ..plan import make_plan
 from ..progress import Reporter
 from ..workers import WorkerDied, Workers
@@ -61,11 +62,13 @@ def evaluate(
         tell: called with the rows of every checkpoint that has been written down.
 
     Raises:
-        RunFolderError: there is no such checkpoint, something is damaged, or the run is being trained.
+        RunFolderError: there is no such checkpoint, something is damaged, the run is being trained, or it
+            was made with other data or mitigations than there are now.
         ProcessKilled: a process ended before its checkpoint was done; the others' rows are kept.
         SpecError: there is no such task.
     """
     plan = make_plan(folder.read_spec(), device)
+    check_inputs(plan, folder)
     settings = plan.spec.evaluation
     afters = folder.checkpoints_after(plan.boundaries, after_tasks)
     for on in on_tasks:
