@@ -32,13 +32,13 @@ format: $(VENV)/.installed-dev  ## put every file into the common format
 bench: $(VENV)/.installed-dev  ## measure speed beside the peers, on an idle machine
 	$(BIN)/python -m tests.bench
 
-EVIDENCE := digits-random-labels digits-permuted digits-spectra digits-data
+EVIDENCE := cartpole-offset digits-random-labels digits-permuted digits-spectra digits-data
 
 evidence: $(VENV)/.installed-dev  ## run every sweep of docs/evidence and make its tables and pictures; hours
 	for name in $(EVIDENCE); do $(BIN)/pliant sweep docs/evidence/$$name.toml || exit; done
 	$(BIN)/python docs/evidence/arms.py $(EVIDENCE:%=results/%)
 	$(BIN)/python docs/evidence/collapse.py
-	$(BIN)/python docs/evidence/data_alone.py results/digits-data
+	$(BIN)/python docs/evidence/data_alone.py results/digits-data results/cartpole-offset
 
 clean:  ## remove everything that was built; results/ stays
 	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -92,12 +92,12 @@ def scores(comparison: Comparison, arm: Arm) -> Array:
     return np.array([comparison.final_returns(run) for run in arm.runs if comparison.counts(run)])
 
 
-def against_fresh(comparison: Comparison, arm: Arm) -> Array | None:
-    """The same less those of fresh agents with the same seed; None unless every seed has one."""
+def plasticity_gap(comparison: Comparison, arm: Arm) -> Array | None:
+    """What fresh agents with the same seed have more than these; None unless every seed has one."""
     fresh = [comparison.fresh_for(run) for run in arm.runs]
     if arm.fresh or not all(fresh):
         return None
-    return scores(comparison, arm) - np.array([comparison.final_returns(one) for one in fresh if one])
+    return np.array([comparison.final_returns(one) for one in fresh if one]) - scores(comparison, arm)
 
 
 def last_fifth(values: Array) -> Array:
@@ -110,7 +110,7 @@ def summary(comparison: Comparison) -> list[Row]:
     bp = next((scores(comparison, arm) for arm in comparison.arms if arm.label == "bp"), None)
     table = []
     for arm in comparison.arms:
-        values, gap = scores(comparison, arm), against_fresh(comparison, arm)
+        values, gap = scores(comparison, arm), plasticity_gap(comparison, arm)
         found = {
             "all_tasks": stratified_bootstrap(values),
             "last_fifth": stratified_bootstrap(last_fifth(values)),
@@ -230,12 +230,14 @@ def main(sweeps: Sequence[Path]) -> None:
         picture(comparison, table, sweep.name).savefig(image, dpi=110, metadata={"Software": None})
         print(f"\n{sweep.name}\n")
         print(
-            "| arm | all tasks | last fifth of the tasks | less fresh agents, last fifth | beats bp | seeds |"
+            "| arm | all tasks | plasticity gap | last fifth | plasticity gap, last fifth | beats bp "
+            "| seeds |"
         )
-        print("|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|")
         for row in table:
             cells = [
-                interval(row, name) for name in ("all_tasks", "last_fifth", "gap_last_fifth", "beats_bp")
+                interval(row, name)
+                for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "beats_bp")
             ]
             shown = " | ".join("" if cell is None else str(cell) for cell in cells)
             print(f"| `{row['arm']}` | {shown} | {row['seeds']} |")

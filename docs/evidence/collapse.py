@@ -4,6 +4,9 @@
 ``data/collapse.csv`` and ``images/collapse.png``. Fresh agents and first tasks are left out: nothing can have
 collapsed there. Intervals come from resampling whole runs within their arm, for the tasks of a run share an
 agent.
+
+A hard task can spoil both the reading and the return. So where fresh agents trained on the same tasks, there
+is a third correlation: within arms, with the return less that of the fresh agent of the same seed.
 """
 
 import csv
@@ -22,8 +25,15 @@ HERE = Path(__file__).parent
 REPETITIONS = 1_000
 LEAST_RUNS = 3
 
+KINDS = {
+    "within": ("within arms", "#0072B2", "o"),
+    "across": ("across arms", "#D55E00", "D"),
+    "fresh": ("within arms, less fresh agents' return", "#009E73", "s"),
+}
+"""Label, colour and marker of the correlations."""
+
 Points = NDArray[np.float64]
-"""``[2, tasks]`` of a run: what was measured, and the return that followed."""
+"""``[2, tasks]`` of a run: what was measured, and the return that followed (less that of a fresh agent)."""
 Arms = dict[str, list[Points]]
 
 
@@ -38,13 +48,15 @@ def tables() -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def points_of(rows: Sequence[dict[str, str]], column: str) -> Arms:
+def points_of(rows: Sequence[dict[str, str]], column: str, *, less_fresh: bool = False) -> Arms:
     """The points of every run by its arm."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    fresh = {(row["seed"], row["task"]): float(row["return"]) for row in rows if row["arm"] == "reset"}
     for row in rows:
         if row["arm"] == "reset" or row["task"] == "0" or not row[column] or not row["return"]:
             continue
-        pair = (float(row[column]), float(row["return"]))
+        held_against = fresh.get((row["seed"], row["task"]), np.nan) if less_fresh else 0.0
+        pair = (float(row[column]), float(row["return"]) - held_against)
         if np.isfinite(pair).all():
             points[row["arm"], row["seed"]].append(pair)
     arms: Arms = defaultdict(list)
@@ -92,19 +104,25 @@ def correlations() -> list[dict[str, str | int | float]]:
             arms = points_of(rows, column)
             if not arms:
                 continue
-            inside, over = bootstrap(arms, within), bootstrap(arms, across)
-            mine.append(
-                {"sweep": sweep, "part": part, "measurement": name, "arms": len(arms)}
-                | {"tasks": sum(run.shape[1] for runs in arms.values() for run in runs)}
-                | {"within": inside.value, "within_low": inside.low, "within_high": inside.high}
-                | {"across": over.value, "across_low": over.low, "across_high": over.high}
-            )
+            found_here = {"within": bootstrap(arms, within), "across": bootstrap(arms, across)}
+            if held := points_of(rows, column, less_fresh=True):
+                found_here["fresh"] = bootstrap(held, within)
+            row: dict[str, str | int | float] = {
+                "sweep": sweep,
+                "part": part,
+                "measurement": name,
+                "arms": len(arms),
+                "tasks": sum(run.shape[1] for runs in arms.values() for run in runs),
+            }
+            for kind, one in found_here.items():
+                row |= {kind: one.value, f"{kind}_low": one.low, f"{kind}_high": one.high}
+            mine.append(row)
         found += sorted(mine, key=lambda row: -abs(row["within"]) if np.isfinite(row["within"]) else 1.0)
     return found
 
 
 def picture(table: Sequence[dict]) -> Figure:
-    """A panel per sweep: correlations within arms (dots) and across arms (diamonds) with their intervals."""
+    """A panel per sweep: the correlations with their intervals."""
     sweeps = list(dict.fromkeys(row["sweep"] for row in table))
     most = max(sum(row["sweep"] == sweep for row in table) for sweep in sweeps)
     lines = -(-len(sweeps) // 2)
@@ -116,16 +134,12 @@ def picture(table: Sequence[dict]) -> Figure:
         rows = [row for row in table if row["sweep"] == sweep][::-1]
         parts = {row["part"] for row in rows}
         for place, row in enumerate(rows):
-            for kind, colour, marker, shift in (
-                ("within", "#0072B2", "o", 0.12),
-                ("across", "#D55E00", "D", -0.12),
-            ):
-                ends = [row[f"{kind}_low"], row[f"{kind}_high"]]
-                panel.plot(ends, [place + shift] * 2, color=colour, linewidth=1.6)
-                label = {"within": "within arms", "across": "across arms"}[kind] if not place else None
-                panel.plot(
-                    row[kind], place + shift, marker, color=colour, markersize=4.5, label=label, linestyle=""
-                )
+            for (kind, (label, colour, marker)), shift in zip(KINDS.items(), (0.22, 0.0, -0.22), strict=True):
+                if kind in row:
+                    ends, height = [row[f"{kind}_low"], row[f"{kind}_high"]], place + shift
+                    panel.plot(ends, [height] * 2, color=colour, linewidth=1.4)
+                    said = None if place else label
+                    panel.plot(row[kind], height, marker, color=colour, ms=4, label=said, linestyle="")
         names = [row["measurement"].replace("_", " ") for row in rows]
         names = [
             f"{row['part']}: {name}" if len(parts) > 1 else name
@@ -138,7 +152,7 @@ def picture(table: Sequence[dict]) -> Figure:
         panel.set_xlabel("Spearman's correlation with the return of the task")
         panel.grid(axis="x", color="#e6e8ec")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -147,13 +161,17 @@ def main() -> None:
     table = correlations()
     write(HERE / "data" / "collapse.csv", table)
     picture(table).savefig(HERE / "images" / "collapse.png", dpi=110, metadata={"Software": None})
-    print("| sweep | before the first update | within arms | across arms | tasks |\n|---|---|---|---|---|")
+    print(
+        f"| sweep | before the first update | {' | '.join(label for label, *_ in KINDS.values())} | tasks |"
+    )
+    print("|---|---|---|---|---|---|")
     for row in table:
         cells = [
-            Interval(row[kind], row[f"{kind}_low"], row[f"{kind}_high"]) for kind in ("within", "across")
+            str(Interval(row[kind], row[f"{kind}_low"], row[f"{kind}_high"])) if kind in row else ""
+            for kind in KINDS
         ]
         name = f"{row['part']}: {row['measurement'].replace('_', ' ')}"
-        print(f"| {row['sweep']} | {name} | {cells[0]} | {cells[1]} | {row['tasks']} |")
+        print(f"| {row['sweep']} | {name} | {' | '.join(cells)} | {row['tasks']} |")
 
 
 if __name__ == "__main__":
