@@ -136,7 +136,7 @@ def test_a_sweep_runs_everything_once_and_its_runs_are_like_any_other(
     assert all(job.path.name in said for job in jobs)
     code, said, _ = pliant("compare", out / "sweep")
     assert code == 0
-    assert "l2 (agent.learning_rate=0.01" in said
+    assert "l2 (learning_rate=0.01" in said
     code, said, _ = pliant("report", out / "sweep", "--out", tmp_path / "page.html")
     assert code == 0
     assert jobs[0].path.name in (tmp_path / "page.html").read_text()
