@@ -50,7 +50,7 @@ def test_the_tables_of_the_arms_show_what_is_in_their_files(sweep: str) -> None:
     for arm in rows(f"{sweep}-arms"):
         cells = [
             shown(arm, name) if arm.get(name) else ""
-            for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "beats_bp")
+            for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "more_than_bp", "beats_bp")
         ]
         assert f"| `{arm['arm']}` | {' | '.join(cells)} | {arm['seeds']} |" in part
 
@@ -74,7 +74,7 @@ def test_the_table_of_what_the_arms_kept_shows_what_is_in_its_file() -> None:
 @pytest.mark.parametrize(
     ("page", "table", "kinds"),
     [
-        ("does-collapse-precede-failure", "collapse", ("within", "across", "fresh")),
+        ("does-collapse-precede-failure", "collapse", ("within", "across", "given_task", "given_fresh")),
         ("does-data-alone-move-the-spectrum", "data-alone", ("training", "data", "both")),
     ],
 )

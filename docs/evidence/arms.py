@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pliant.runs.report.comparison import Arm, Comparison, gather
 from pliant.runs.report.looks import FRESH, OKABE_ITO
 from pliant.runs.report.records import RunRecord
-from pliant.runs.report.statistics import Interval, probability_of_improvement, stratified_bootstrap
+from pliant.runs.report.statistics import Interval, stratified_bootstrap
 
 HERE = Path(__file__).parent
 
@@ -100,6 +100,12 @@ def plasticity_gap(comparison: Comparison, arm: Arm) -> Array | None:
     return np.array([comparison.final_returns(one) for one in fresh if one]) - scores(comparison, arm)
 
 
+def mean(values: Array) -> Array:
+    """Over runs and tasks, ``[..., runs, tasks] -> [...]``."""
+    whole: Array = values.mean((-2, -1))
+    return whole
+
+
 def last_fifth(values: Array) -> Array:
     """Of the tasks, ``[seeds, tasks]``."""
     return values[:, -max(values.shape[1] // 5, 1) :]
@@ -107,7 +113,7 @@ def last_fifth(values: Array) -> Array:
 
 def summary(comparison: Comparison) -> list[Row]:
     """A row per arm, best first by the last fifth of the tasks."""
-    bp = next((scores(comparison, arm) for arm in comparison.arms if arm.label == "bp"), None)
+    bp = next((arm for arm in comparison.arms if arm.label == "bp"), None)
     table = []
     for arm in comparison.arms:
         values, gap = scores(comparison, arm), plasticity_gap(comparison, arm)
@@ -120,8 +126,15 @@ def summary(comparison: Comparison) -> list[Row]:
                 "gap": stratified_bootstrap(gap),
                 "gap_last_fifth": stratified_bootstrap(last_fifth(gap)),
             }
-        if bp is not None and arm.label != "bp":
-            found["beats_bp"] = stratified_bootstrap(values, bp, statistic=probability_of_improvement)
+        if (
+            bp is not None
+            and arm.label != "bp"
+            and [run.seed for run in bp.runs] == [r.seed for r in arm.runs]
+        ):
+            more = values - scores(comparison, bp)  # of the same seed on the same task
+            found["more_than_bp"] = stratified_bootstrap(more)
+            found["mean_more_than_bp"] = stratified_bootstrap(more, statistic=mean)
+            found["beats_bp"] = stratified_bootstrap((np.sign(more) + 1) / 2, statistic=mean)
         row: Row = {"arm": arm.label, "seeds": len(values)}
         for name, interval in found.items():
             row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -230,14 +243,14 @@ def main(sweeps: Sequence[Path]) -> None:
         picture(comparison, table, sweep.name).savefig(image, dpi=110, metadata={"Software": None})
         print(f"\n{sweep.name}\n")
         print(
-            "| arm | all tasks | plasticity gap | last fifth | plasticity gap, last fifth | beats bp "
-            "| seeds |"
+            "| arm | all tasks | plasticity gap | last fifth | plasticity gap, last fifth | more than bp "
+            "| beats bp | seeds |"
         )
-        print("|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|")
         for row in table:
             cells = [
                 interval(row, name)
-                for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "beats_bp")
+                for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "more_than_bp", "beats_bp")
             ]
             shown = " | ".join("" if cell is None else str(cell) for cell in cells)
             print(f"| `{row['arm']}` | {shown} | {row['seeds']} |")

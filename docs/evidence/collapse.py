@@ -5,13 +5,15 @@
 collapsed there. Intervals come from resampling whole runs within their arm, for the tasks of a run share an
 agent.
 
-A hard task can spoil both the reading and the return. So where fresh agents trained on the same tasks, there
-is a third correlation: within arms, with the return less that of the fresh agent of the same seed.
+What both follow would make them go together: time, in which both may fall, and the task, which may be hard.
+So there are two partial correlations within arms: given the number of the task, and given the return of the
+fresh agent with the same seed on the same task, where there is one.
 """
 
 import csv
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +30,13 @@ LEAST_RUNS = 3
 KINDS = {
     "within": ("within arms", "#0072B2", "o"),
     "across": ("across arms", "#D55E00", "D"),
-    "fresh": ("within arms, less fresh agents' return", "#009E73", "s"),
+    "given_task": ("within, given the task's number", "#009E73", "s"),
+    "given_fresh": ("within, given a fresh agent's return", "#CC79A7", "^"),
 }
 """Label, colour and marker of the correlations."""
 
 Points = NDArray[np.float64]
-"""``[2, tasks]`` of a run: what was measured, and the return that followed (less that of a fresh agent)."""
+"""``[4, tasks]`` of a run: what was measured, the return that followed, the task, a fresh agent's return."""
 Arms = dict[str, list[Points]]
 
 
@@ -48,17 +51,17 @@ def tables() -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def points_of(rows: Sequence[dict[str, str]], column: str, *, less_fresh: bool = False) -> Arms:
+def points_of(rows: Sequence[dict[str, str]], column: str) -> Arms:
     """The points of every run by its arm."""
-    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    points: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
     fresh = {(row["seed"], row["task"]): float(row["return"]) for row in rows if row["arm"] == "reset"}
     for row in rows:
         if row["arm"] == "reset" or row["task"] == "0" or not row[column] or not row["return"]:
             continue
-        held_against = fresh.get((row["seed"], row["task"]), np.nan) if less_fresh else 0.0
-        pair = (float(row[column]), float(row["return"]) - held_against)
+        pair = (float(row[column]), float(row["return"]))
         if np.isfinite(pair).all():
-            points[row["arm"], row["seed"]].append(pair)
+            held_against = fresh.get((row["seed"], row["task"]), np.nan)
+            points[row["arm"], row["seed"]].append((*pair, float(row["task"]), held_against))
     arms: Arms = defaultdict(list)
     for (arm, _), pairs in points.items():
         arms[arm].append(np.array(pairs).T)
@@ -67,12 +70,21 @@ def points_of(rows: Sequence[dict[str, str]], column: str, *, less_fresh: bool =
 
 def across(arms: Arms) -> float:
     """Spearman's correlation over the tasks of all arms."""
-    return spearman(*np.concatenate([run for runs in arms.values() for run in runs], axis=1))
+    return spearman(*np.concatenate([run[:2] for runs in arms.values() for run in runs], axis=1))
 
 
-def within(arms: Arms) -> float:
-    """Mean over arms of Spearman's correlation over the tasks of one."""
-    return float(np.mean([spearman(*np.concatenate(runs, axis=1)) for runs in arms.values()]))
+def within(arms: Arms, given: int | None = None) -> float:
+    """Mean over arms of Spearman's correlation over the tasks of one, or of the partial one given a row."""
+    found = []
+    for runs in arms.values():
+        points = np.concatenate(runs, axis=1)
+        one = spearman(points[0], points[1])
+        if given is not None:
+            first, second = (spearman(points[i], points[given]) for i in (0, 1))
+            scale = np.sqrt((1 - first**2) * (1 - second**2))
+            one = (one - first * second) / scale if scale > 0 else np.nan
+        found.append(one)
+    return float(np.mean(found))
 
 
 def bootstrap(arms: Arms, statistic: Callable[[Arms], float]) -> Interval:
@@ -104,9 +116,13 @@ def correlations() -> list[dict[str, str | int | float]]:
             arms = points_of(rows, column)
             if not arms:
                 continue
-            found_here = {"within": bootstrap(arms, within), "across": bootstrap(arms, across)}
-            if held := points_of(rows, column, less_fresh=True):
-                found_here["fresh"] = bootstrap(held, within)
+            found_here = {
+                "within": bootstrap(arms, within),
+                "across": bootstrap(arms, across),
+                "given_task": bootstrap(arms, partial(within, given=2)),
+            }
+            if all(np.isfinite(run[3]).all() for runs in arms.values() for run in runs):
+                found_here["given_fresh"] = bootstrap(arms, partial(within, given=3))
             row: dict[str, str | int | float] = {
                 "sweep": sweep,
                 "part": part,
@@ -134,7 +150,9 @@ def picture(table: Sequence[dict]) -> Figure:
         rows = [row for row in table if row["sweep"] == sweep][::-1]
         parts = {row["part"] for row in rows}
         for place, row in enumerate(rows):
-            for (kind, (label, colour, marker)), shift in zip(KINDS.items(), (0.22, 0.0, -0.22), strict=True):
+            for (kind, (label, colour, marker)), shift in zip(
+                KINDS.items(), (0.3, 0.1, -0.1, -0.3), strict=True
+            ):
                 if kind in row:
                     ends, height = [row[f"{kind}_low"], row[f"{kind}_high"]], place + shift
                     panel.plot(ends, [height] * 2, color=colour, linewidth=1.4)
@@ -152,7 +170,7 @@ def picture(table: Sequence[dict]) -> Figure:
         panel.set_xlabel("Spearman's correlation with the return of the task")
         panel.grid(axis="x", color="#e6e8ec")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -164,7 +182,7 @@ def main() -> None:
     print(
         f"| sweep | before the first update | {' | '.join(label for label, *_ in KINDS.values())} | tasks |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for row in table:
         cells = [
             str(Interval(row[kind], row[f"{kind}_low"], row[f"{kind}_high"])) if kind in row else ""

@@ -7,8 +7,11 @@
   the data change (``init`` of the next over ``end``), and from ``init`` to ``init``, their product,
 * ``images/data-alone.png``.
 
-A factor is the geometric mean over the switches of a run, then over the runs of an arm; intervals are 95 %,
-from resampling whole runs. Fresh agents are left out, whose parameters do change at a switch.
+Of a rank, which may be 0 at a switch, a factor is that between a run's means over its switches; of the
+largest eigenvalue and the gradient norm, which change by orders of magnitude, the geometric mean over the
+switches. Either way the third is the product of the other two. Then follows the geometric mean over the runs
+of an arm, with 95 % intervals from resampling whole runs. Fresh agents are left out: at a switch their
+parameters do change.
 """
 
 import sys
@@ -45,28 +48,33 @@ KINDS = {
 }
 """Label, colour and marker: of the two parts that every change is made of, and of the change."""
 
+RANKS = ("epsilon_rank", "hessian_effective_rank", "feature_rank")
+
 Array = NDArray[np.float64]
 
 
 def log_changes(run: RunRecord) -> dict[tuple[str, str, str], float]:
-    """The mean change of the logarithm, by part, measurement and kind of ``KINDS``."""
-    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    """The logarithm of the factor by part, measurement and kind of ``KINDS``; none that is not finite."""
+    trios: dict[str, list[list[float]]] = defaultdict(list)
     tasks = len(run.manifest["boundaries"]) - 1
     for task in range(tasks - 1):
-        before, old, new = (
+        readings = (
             measured(run, task, "init"),
             measured(run, task, "end"),
             measured(run, task + 1, "init"),
         )
-        for column in old:
-            part, _, name = column.partition("_")
-            trio = [numbers.get(column, 0.0) for numbers in (before, old, new)]
-            if name in CHANGES and min(trio) > 0.0:
-                first, middle, last = np.log(trio)
-                found[part, name, "training"].append(middle - first)
-                found[part, name, "data"].append(last - middle)
-                found[part, name, "both"].append(last - first)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+        for column in readings[1]:
+            if column.partition("_")[2] in CHANGES and all(column in reading for reading in readings):
+                trios[column].append([reading[column] for reading in readings])
+    found = {}
+    for column, values in trios.items():
+        part, _, name = column.partition("_")
+        with np.errstate(divide="ignore"):
+            first, middle, last = np.log(np.mean(values, 0)) if name in RANKS else np.mean(np.log(values), 0)
+        changes = {"training": middle - first, "data": last - middle, "both": last - first}
+        if len(values) == tasks - 1 and np.isfinite(list(changes.values())).all():
+            found |= {(part, name, kind): float(change) for kind, change in changes.items()}
+    return found
 
 
 def factor(logs: Array) -> Interval:
