@@ -5,8 +5,6 @@ Its manifest holds their checksums. What goes on with a run, or adds to what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..envs import fingerprints
 from .errors import RunFolderError
 from .folder import RunFolder
@@ -14,13 +12,10 @@ from .own_mitigations import checksums
 from .plan import Plan
 
 
-def inputs_of(plan: Plan) -> dict[str, str]:
-    """The checksum of each data set, and of each file of mitigations that the run uses."""
-    data = fingerprints(plan.sequence)
-    return {
-        **{f"data {name}": f"sha256 {digest[:12]}" for name, digest in data.items()},
-        **checksums(plan.spec.mitigations),
-    }
+def inputs_of(plan: Plan) -> dict[str, dict[str, str]]:
+    """``data``, by the names of the data sets, and ``mitigations``, by the files that the run uses."""
+    data = {name: f"sha256 {digest[:12]}" for name, digest in fingerprints(plan.sequence).items()}
+    return {"data": data, "mitigations": checksums(plan.spec.mitigations)}
 
 
 def note_inputs(plan: Plan, folder: RunFolder) -> None:
@@ -34,12 +29,14 @@ def check_inputs(plan: Plan, folder: RunFolder) -> None:
     Raises:
         RunFolderError: something is not.
     """
-    now = inputs_of(plan)
-    before: Mapping[str, str] = folder.read_manifest().get("inputs", now)
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
-            raise RunFolderError(
-                f"{name} is not what {str(folder.path)!r} was begun with ({now.get(name, 'none')}, then "
-                f"{before.get(name, 'none')}): put that one back, or begin a new run; if the change does not "
-                "matter, write its checksum under 'inputs' in manifest.json"
-            )
+    found = inputs_of(plan)
+    noted = folder.read_manifest().get("inputs", found)
+    for kind, now in found.items():
+        before = noted.get(kind, {})
+        for name in {**before, **now}:
+            if before.get(name) != now.get(name):
+                raise RunFolderError(
+                    f"{name} is not what {str(folder.path)!r} was begun with ({now.get(name, 'none')}, then "
+                    f"{before.get(name, 'none')}): put that one back, or begin a new run; if the change does "
+                    "not matter, write its checksum under 'inputs' in manifest.json"
+                )

@@ -31,7 +31,7 @@ class _Manifest(BaseModel):
     python: str = ""
     command: list[str] = []
     versions: dict[str, str] = {}
-    inputs: dict[str, str] = {}
+    inputs: dict[str, dict[str, str]] = {}
     git_commit: str | None = None
     evaluation_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Container, Mapping
 from functools import lru_cache
+from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,6 @@ VARIABLE = "PLIANT_MITIGATIONS"
 
 _DICT = "MITIGATIONS"
 """What the file calls its classes by their names, as ``agents/mitigations/__init__.py`` does."""
-
-_HOOKS = (
-    *("build", "remodel", "attach", "penalty", "before_update", "after_update"),
-    *("on_task_start", "values"),
-)
-"""Of which a mitigation must have one to do anything."""
 
 
 def files() -> list[Path]:
@@ -52,8 +47,6 @@ def checksums(used: Container[str] | None = None) -> dict[str, str]:
 
 def changed(recorded: Mapping[str, str]) -> str | None:
     """A file that the user names now and that is not the one that was ``recorded``; None if there is none."""
-    if not recorded:
-        return None
     return next((name for name, now in checksums().items() if recorded.get(name, now) != now), None)
 
 
@@ -104,11 +97,12 @@ def _executed(path: Path) -> Mapping[str, type[Mitigation]]:
             f'{VARIABLE}: {str(path)!r} needs a dict {_DICT} = {{"my-penalty": MyPenalty}} of subclasses of '
             "pliant.agents.Mitigation, by the names that specs call them"
         )
+    hooks = [name for name, value in vars(Mitigation).items() if isfunction(value) and name[0] != "_"]
     for key, kind in own.items():
-        if not any(getattr(kind, hook) is not getattr(Mitigation, hook) for hook in _HOOKS):
+        if all(getattr(kind, hook) is getattr(Mitigation, hook) for hook in hooks):
             raise SpecError(
                 f"{VARIABLE}: {str(path)!r}: {key!r} does nothing: it has none of the hooks "
-                f"{', '.join(_HOOKS)}; is the name of one misspelt?"
+                f"{', '.join(hooks)}; is the name of one misspelt?"
             )
     return own
 

@@ -69,7 +69,7 @@ def load_table(preset: str) -> Table:
     table = _resolve(preset)
     table.setdefault("name", Path(preset).stem)
     if _ARMS not in table and RunSpec.model_fields.keys() <= table.keys():
-        return {**table, _ARMS: {table["arm"]: {}}}
+        return {**table, _ARMS: {str(table["arm"]): {}}}
     own = table.get(_ARMS, {})
     arms = merge(_shipped(_ARMS), own) if isinstance(own, dict) else own
     return with_arms({**table, _ARMS: arms}, source=preset)
@@ -105,8 +105,8 @@ def build_spec(
     whole: Table = copy.deepcopy(dict(table))  # changes reach into lists
     arms = whole.pop(_ARMS)
     chosen = arm or whole.get("arm", "bp")
-    if chosen not in arms:
-        raise SpecError(f"there is no arm {chosen!r} in {source!r}{did_you_mean(chosen, arms)}")
+    if not isinstance(chosen, str) or chosen not in arms:
+        raise SpecError(f"there is no arm {chosen!r} in {source!r}{did_you_mean(str(chosen), arms)}")
     whole = merge(whole, arms[chosen])
     whole["arm"] = chosen
     assign(whole, settings)

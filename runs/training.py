@@ -61,7 +61,10 @@ def train(
     """
     torch.set_num_threads(plan.spec.threads)
     with folder.locked():
-        (check_inputs if resume else note_inputs)(plan, folder)
+        if resume:
+            check_inputs(plan, folder)
+        else:
+            note_inputs(plan, folder)
         try:
             folder.set_status("running")
             _Trainer(plan, folder, report, interrupted).run(resume)

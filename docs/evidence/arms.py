@@ -87,9 +87,19 @@ def rows_of(comparison: Comparison) -> list[Row]:
     ]
 
 
+def finished(comparison: Comparison, arm: Arm) -> list[RunRecord]:
+    """The runs that went far enough, in the order of their seeds."""
+    return [run for run in arm.runs if comparison.counts(run)]
+
+
 def scores(comparison: Comparison, arm: Arm) -> Array:
     """Returns at the end of the tasks, ``[seeds, tasks]``."""
-    return np.array([comparison.final_returns(run) for run in arm.runs if comparison.counts(run)])
+    return np.array([comparison.final_returns(run) for run in finished(comparison, arm)])
+
+
+def seeds(comparison: Comparison, arm: Arm) -> list[int]:
+    """Of the same runs."""
+    return [run.seed for run in finished(comparison, arm)]
 
 
 def plasticity_gap(comparison: Comparison, arm: Arm) -> Array | None:
@@ -126,11 +136,7 @@ def summary(comparison: Comparison) -> list[Row]:
                 "gap": stratified_bootstrap(gap),
                 "gap_last_fifth": stratified_bootstrap(last_fifth(gap)),
             }
-        if (
-            bp is not None
-            and arm.label != "bp"
-            and [run.seed for run in bp.runs] == [r.seed for r in arm.runs]
-        ):
+        if bp is not None and arm is not bp and seeds(comparison, arm) == seeds(comparison, bp):
             more = values - scores(comparison, bp)  # of the same seed on the same task
             found["more_than_bp"] = stratified_bootstrap(more)
             found["mean_more_than_bp"] = stratified_bootstrap(more, statistic=mean)
@@ -143,18 +149,14 @@ def summary(comparison: Comparison) -> list[Row]:
 
 
 def kept(comparison: Comparison) -> list[Row]:
-    """A row per arm: means over runs of what they measured before the tasks of the last fifth."""
+    """A row per arm: interquartile means of what was measured before the last fifth of the measured tasks."""
     table = []
     for arm in comparison.arms:
-        runs = [run for run in arm.runs if comparison.counts(run)]
         row: Row = {"arm": arm.label}
-        readings = [
-            [measured(run, task) for task in range(comparison.task_count) if (task, "init") in run.moments]
-            for run in runs
-        ]
-        late = [
-            run[-max(comparison.task_count // 5 * len(run) // comparison.task_count, 1) :] for run in readings
-        ]
+        late = []
+        for run in finished(comparison, arm):
+            readings = [reading for task in range(comparison.task_count) if (reading := measured(run, task))]
+            late.append(readings[-max(len(readings) // 5, 1) :])
         for column in dict.fromkeys(name for run in late for reading in run for name in reading):
             values = np.array([[reading.get(column, np.nan) for reading in run] for run in late])
             if column.partition("_")[2] in KEPT and np.isfinite(values).all():

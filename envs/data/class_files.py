@@ -35,7 +35,8 @@ class ClassFiles:
 
     def __init__(self, paths: list[Path], split: Split) -> None:
         self._paths = paths
-        shapes, digest = [], hashlib.sha256()
+        shapes, digest, self._largest = [], hashlib.sha256(), 1.0
+        of_bytes = _mapped(paths[0]).dtype == np.uint8
         for path in paths:
             array = _mapped(path)
             shapes.append(array.shape)
@@ -43,10 +44,16 @@ class ClassFiles:
                 raise DamagedData(
                     f"{path} has inputs of shape {array.shape[1:]}, {paths[0]} of {shapes[0][1:]}"
                 )
+            if (array.dtype == np.uint8) != of_bytes:
+                raise DamagedData(
+                    f"either {path} or {paths[0]} holds bytes, the other does not: save all with one type of "
+                    "number"
+                )
+            self._largest = max(self._largest, _scale(path, array))
             digest.update(f"{path.name} {array.dtype} {array.shape}".encode())
             digest.update(array[:1].tobytes() + array[-1:].tobytes())
         self.fingerprint = digest.hexdigest()
-        self._largest = _largest(paths)
+        """Of names, types, sizes, first and last inputs: a thousand files are not read for it."""
         self.shape: tuple[int, ...] = shapes[0][1:]
         self.classes = len(paths)
         sizes = np.array([training_size(shape[0]) for shape in shapes])
@@ -140,24 +147,17 @@ def _opened(path: Path) -> NDArray[Any]:
     return _mapped(path)
 
 
-def _largest(paths: list[Path]) -> float:
-    """What the numbers of all files are divided by; all are read, unless they are bytes.
+def _scale(path: Path, array: NDArray[Any]) -> float:
+    """What the numbers of a file ask to be divided by; all are read, unless they are bytes.
 
     Raises:
-        DamagedData: Their numbers lie neither in [0, 1] nor in [0, 255], or some are bytes and others not.
+        DamagedData: They lie neither in [0, 1] nor in [0, 255].
     """
-    of_bytes = [_mapped(path).dtype == np.uint8 for path in paths]
-    if all(of_bytes):
+    if array.dtype == np.uint8:
         return 255.0
-    if any(of_bytes):
-        one, other = paths[of_bytes.index(True)], paths[of_bytes.index(False)]
-        raise DamagedData(f"{one} holds bytes and {other} does not: save all with one type of number")
-    largest = 1.0
-    for path in paths:
-        array = _mapped(path)
-        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-        if not 0 <= low <= high <= 255:  # also if they are NaN
-            raise DamagedData(f"{path} has numbers from {low:g} to {high:g}; expected 0 to 1, or 0 to 255")
-        if high > 1:
-            largest = 255.0
-    return largest
+    if not array.size:
+        return 1.0
+    low, high = float(array.min()), float(array.max())
+    if not 0 <= low <= high <= 255:  # also if they are NaN
+        raise DamagedData(f"{path} has numbers from {low:g} to {high:g}; expected 0 to 1, or 0 to 255")
+    return 255.0 if high > 1 else 1.0

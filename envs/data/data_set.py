@@ -34,10 +34,7 @@ class DataSet(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A checksum by which other data, or data in another order, are told from these.
-
-        Of class files only names, sizes, and the first and last input of each go into it.
-        """
+        """A checksum by which other data, or data in another order, are told from these."""
 
     def take(self, indices: Index) -> NDArray[np.float32]:
         """The inputs at ``indices``, ``[n, *shape]``, in [0, 1]."""

@@ -240,8 +240,8 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
         Incomparable: they have different tasks; the text says what differs.
     """
     notes: list[str] = []
+    check_tasks(runs)
     chosen = newest(runs, notes)
-    check_tasks(chosen)
     arms = arms_of(chosen)
     comparison = Comparison(arms, notes)
     for run in comparison.runs:

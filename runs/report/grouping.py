@@ -10,6 +10,9 @@ from typing import Any
 from ..errors import Incomparable
 from .records import RunRecord
 
+_NOT_TRAINING = {"description", "name", "threads", "diagnostics", "evaluation"}
+"""What a run's returns do not depend on."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -73,7 +76,9 @@ def _what_differs(first: RunRecord, run: RunRecord) -> str:
         return "; ".join(f"tasks.{key} is {ours.get(key)!r} against {theirs.get(key)!r}" for key in keys[:3])
     if run.task_count != first.task_count:
         return f"{first.task_count} tasks against {run.task_count}"
-    return ""
+    ours, theirs = _inputs(first, "data"), _inputs(run, "data")
+    changed = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]  # not: one noted none
+    return f"data {changed[0]} is {ours[changed[0]]} against {theirs[changed[0]]}" if changed else ""
 
 
 def _as_arguments(group: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:
@@ -114,25 +119,21 @@ def arms_of(runs: Sequence[RunRecord]) -> tuple[Arm, ...]:
 
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
     """Keys of the spec in which arms differ, with the value of each arm (None where it has none)."""
-    tables = [_flat_spec(arm.runs[0], {"seed"}) | _own_files(arm.runs[0]) for arm in arms]
+    tables = [_flat_spec(arm.runs[0], {"seed"}) | _inputs(arm.runs[0], "mitigations") for arm in arms]
     keys = sorted({key for table in tables for key in table})
     rows = [(key, [table.get(key) for table in tables]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values[1:])]
 
 
-_NOT_TRAINING = {"description", "name", "threads", "diagnostics", "evaluation"}
-"""What a run's returns do not depend on."""
-
-
 def _training(run: RunRecord, *leave_out: str) -> dict[str, Any]:
     """What a run's returns follow from, flat."""
-    return _flat_spec(run, {*_NOT_TRAINING, *leave_out}) | _own_files(run)
+    return _flat_spec(run, {*_NOT_TRAINING, *leave_out}) | _inputs(run, "mitigations")
 
 
-def _own_files(run: RunRecord) -> dict[str, str]:
-    """The checksums of the user's own mitigations that a run was made with."""
-    inputs = run.manifest.get("inputs")
-    return inputs if isinstance(inputs, dict) else {}
+def _inputs(run: RunRecord, kind: str) -> dict[str, str]:
+    """The checksums of the ``data``, or of the user's own ``mitigations``, as far as the run noted them."""
+    noted: dict[str, str] = run.manifest.get("inputs", {}).get(kind, {})
+    return noted
 
 
 def _flat_spec(run: RunRecord, leave_out: set[str]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Job:
                 f"{str(self.path)!r} is the run of another spec than this sweep's; move it away, or give the "
                 "sweep another name"
             )
-        if (name := changed(folder.read_manifest().get("inputs", {}))) is not None:
+        if (name := changed(folder.read_manifest().get("inputs", {}).get("mitigations", {}))) is not None:
             raise RunFolderError(
                 f"{str(self.path)!r} was made with another {name} than there is now; put that one back, or "
                 "give the sweep another name"

@@ -411,7 +411,7 @@ def test_the_inputs_of_all_classes_have_one_scale(tmp_path):
 def test_bytes_beside_other_numbers_are_refused(tmp_path):
     class_files(tmp_path, np.zeros((7, 4), np.float32), np.zeros((7, 4), np.uint8))
     with pytest.raises(
-        DamagedData, match=r"1\.npy holds bytes and .*0\.npy does not: save all with one type"
+        DamagedData, match=r"1\.npy or .*0\.npy holds bytes, the other does not: save all with one"
     ):
         load_data("folder:x", "train", str(tmp_path))
 

@@ -92,7 +92,7 @@ def test_a_file_of_ones_own_trains_and_its_checksum_is_in_the_manifest(
 
 
 def test_a_run_or_sweep_does_not_go_on_with_another_file_and_is_not_taken_for_the_same(
-    call_program, own: Path, monkeypatch: pytest.MonkeyPatch
+    call_program, own: Path
 ) -> None:
     assert call_program(cli.train_agent, "mine.toml")[0] == 0
     Path("sweep.toml").write_text('base = "mine.toml"\narms = ["bp"]\nseeds = [0]\n')

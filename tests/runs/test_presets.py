@@ -264,6 +264,18 @@ def test_what_cannot_be_is_refused_by_name(
     assert "pydantic" not in str(caught.value)
 
 
+@pytest.mark.parametrize("arm", ["[1]", "3", "{ a = 1 }"])
+def test_an_arm_that_is_no_name_is_refused(tmp_path: Path, arm: str) -> None:
+    path = tmp_path / "mine.toml"
+    for text in (
+        dump(load_spec("quickstart")),
+        'arm = "l2-er"\n[tasks]\nenv = "CartPole-v1"\nlength = 100\n',
+    ):
+        path.write_text(text.replace('arm = "l2-er"', f"arm = {arm}"), encoding="utf-8")
+        with pytest.raises(SpecError, match="there is no arm"):
+            load_spec(str(path))
+
+
 def test_arms_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     for arms in ("arms = 3", "[arms]\nl2 = 3"):

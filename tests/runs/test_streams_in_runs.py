@@ -187,10 +187,10 @@ def test_a_run_does_not_go_on_with_other_data(command, tmp_path) -> None:
     RunFolder.open(run).set_status("interrupted")
     code, _, said = command("train", "--resume", run, "--data", tmp_path / "other")
     assert code == 1
-    assert "data folder:x is not what" in said
+    assert "folder:x is not what" in said
     code, _, said = command("evaluate", run, "--episodes", 2, "--data", tmp_path / "other")
     assert code == 2
-    assert "data folder:x is not what" in said
+    assert "folder:x is not what" in said
     assert command("train", "--resume", run, "--data", tmp_path / "mine")[0] == 0
 
 

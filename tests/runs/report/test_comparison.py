@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pliant.runs.errors import Incomparable
 from pliant.runs.folder import RunFolder
 from pliant.runs.report.comparison import METRICS, Comparison, compare, gather
 from pliant.runs.report.grouping import differences
@@ -152,6 +153,20 @@ def test_runs_that_were_only_measured_differently_are_one_arm(tmp_path: Path, ma
     others = {"diagnostics": {"at": []}, "evaluation": {"episodes": 2}}
     runs = [read_run(make_run(tmp_path, "bp", seed, **(others if seed else {})).path) for seed in range(2)]
     assert [arm.label for arm in compare(runs).arms] == ["bp"]
+
+
+def test_runs_of_other_data_are_not_compared_and_one_that_noted_none_is(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    folders = [make_run(tmp_path, "bp", seed) for seed in range(3)]
+    for folder, checksum in zip(folders, ("sha256 aa", "sha256 bb"), strict=False):
+        inputs = {"data": {"folder:x": checksum}, "mitigations": {}}
+        folder.write_manifest({**folder.read_manifest(), "inputs": inputs})
+    first, other, older = (read_run(folder.path) for folder in folders)
+    with pytest.raises(Incomparable, match="data folder:x is sha256 aa against sha256 bb"):
+        compare([first, other])
+    (arm,) = compare([first, older]).arms
+    assert len(arm.runs) == 2
 
 
 def test_the_same_experiment_twice_counts_once_and_says_so(tmp_path: Path, make_run: MakeRun) -> None:
