@@ -241,6 +241,8 @@ class Walk(_Range):
 
     def value(self, rng: np.random.Generator, index: int, count: int) -> float:
         """Where the walk is at this task."""
+        if index == 0:
+            return self.start  # exactly, where folding would round it
         low, high, start = (np.log(x) if self.log else x for x in (self.low, self.high, self.start))
         walked = start + self.std * rng.standard_normal(index).sum()
         # A walk without bounds, folded into [low, high], is one that is reflected there.

@@ -9,10 +9,10 @@ import pytest
 from pliant.envs import Task, make_env
 from pliant.runs.presets import load_spec
 
-PHYSICS = ["hopper-physics", "walker-physics", "cheetah-physics", "hopper-physics-gradual"]
-OFFSETS = ["cartpole-offset-gradual", "lunarlander-offset", "lunarlander-offset-gradual"]
-GRADUAL = {"hopper-physics-gradual": 8, "cartpole-offset-gradual": 20, "lunarlander-offset-gradual": 10}
-"""Each with the number of tasks of the preset that it makes gradual."""
+GRADUAL_PHYSICS = ["hopper-physics-gradual", "walker-physics-gradual", "cheetah-physics-gradual"]
+GRADUAL_OFFSETS = ["cartpole-offset-gradual", "acrobot-offset-gradual", "lunarlander-offset-gradual"]
+PHYSICS = ["hopper-physics", "walker-physics", "cheetah-physics", *GRADUAL_PHYSICS]
+OFFSETS = ["lunarlander-offset", *GRADUAL_OFFSETS]
 
 
 def tasks(preset: str) -> list[Task]:
@@ -73,12 +73,12 @@ def test_offsets_of_lunarlander_have_their_standard_deviation() -> None:
     assert offsets.std() == pytest.approx(1.0, abs=5 / (2 * offsets.size) ** 0.5)
 
 
-@pytest.mark.parametrize(("preset", "count"), GRADUAL.items())
+@pytest.mark.parametrize("preset", [*GRADUAL_PHYSICS, *GRADUAL_OFFSETS])
 def test_a_gradual_preset_has_the_environment_steps_of_its_abrupt_one_and_smaller_changes(
-    preset: str, count: int
+    preset: str,
 ) -> None:
     gradual, abrupt = tasks(preset), tasks(preset.removesuffix("-gradual"))
-    assert len(abrupt) == count
+    assert len(gradual) > len(abrupt)
     assert sum(task.length for task in gradual) == sum(task.length for task in abrupt)
     if "offset" in preset:
         moved = [np.array([offset(task) for task in each]) for each in (gradual, abrupt)]
@@ -125,3 +125,14 @@ def test_the_tasks_of_the_minatar_cycle_are_three_games_twice() -> None:
     assert [make_env(task).unwrapped.game.game_name() for task in drawn] == games * 2
     starts = [make_env(task).reset(seed=0)[0] for task in drawn]
     assert len({start.tobytes() for start in starts}) == 3
+
+
+def test_the_gradual_minatar_plays_one_game_whose_actions_stick_a_little_more_or_less() -> None:
+    drawn = tasks("minatar-gradual")
+    assert sum(task.length for task in drawn) == sum(task.length for task in tasks("minatar-cycle"))
+    games = [make_env(task).unwrapped.game for task in drawn]
+    assert {game.game_name() for game in games} == {"breakout"}
+    sticky = np.array([game.sticky_action_prob for game in games])
+    assert sticky[0] == 0.1
+    assert len(set(sticky)) > 15
+    assert np.abs(np.diff(sticky)).max() < 0.2
