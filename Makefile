@@ -39,6 +39,7 @@ evidence: $(VENV)/.installed-dev  ## run every sweep of docs/evidence and make i
 	$(BIN)/python docs/evidence/arms.py $(EVIDENCE:%=results/%)
 	$(BIN)/python docs/evidence/collapse.py
 	$(BIN)/python docs/evidence/data_alone.py results/digits-data results/cartpole-offset
+	$(BIN)/python docs/evidence/tables.py
 
 clean:  ## remove everything that was built; results/ stays
 	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -2,7 +2,9 @@
 
 import csv
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +14,12 @@ from pliant.runs.sweep.definition import load_definition
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 SWEEPS = sorted(path.stem for path in EVIDENCE.glob("*.toml"))
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    return import_module("tables")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -43,16 +51,21 @@ def test_the_summary_of_the_arms_follows_from_their_returns(sweep: str) -> None:
         )
 
 
-@pytest.mark.parametrize("sweep", ["cartpole-offset", "digits-random-labels", "digits-permuted"])
-def test_the_tables_of_the_arms_show_what_is_in_their_files(sweep: str) -> None:
-    page = (EVIDENCE / "which-arms-keep-learning.md").read_text(encoding="utf-8")
-    part = page.split(f"images/{sweep}.png")[1]
-    for arm in rows(f"{sweep}-arms"):
-        cells = [
-            shown(arm, name) if arm.get(name) else ""
-            for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "more_than_bp", "beats_bp")
-        ]
-        assert f"| `{arm['arm']}` | {' | '.join(cells)} | {arm['seeds']} |" in part
+@pytest.mark.parametrize("page", sorted(EVIDENCE.glob("*.md")), ids=lambda path: path.stem)
+def test_the_tables_of_a_page_show_what_is_in_the_files(page: Path, tables: ModuleType) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("\n| --- |") == len(tables.PLACE.findall(text)) > 0
+    assert tables.filled(text) == text
+
+
+def test_a_table_is_made_where_its_marker_stands(tables: ModuleType) -> None:
+    (sweep,) = SWEEPS[:1]
+    page = tables.filled(f"Before.\n\n<!-- arms {sweep} -->\n\nAfter.\n")
+    lines = page.splitlines()
+    assert (lines[0], lines[-1]) == ("Before.", "After.")
+    shown_arms = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+    assert shown_arms == [row["arm"] for row in rows(f"{sweep}-arms")]
+    assert tables.filled(page) == page
 
 
 @pytest.mark.parametrize("sweep", ["digits-random-labels", "digits-permuted"])
@@ -61,14 +74,6 @@ def test_the_page_of_the_streams_shows_the_last_fifth(sweep: str) -> None:
     for arm in rows(f"{sweep}-arms"):
         (line,) = (line for line in page.splitlines() if line.startswith(f"| `{arm['arm']}` |"))
         assert shown(arm, "last_fifth") in line
-
-
-def test_the_table_of_what_the_arms_kept_shows_what_is_in_its_file() -> None:
-    page = (EVIDENCE / "which-arms-keep-learning.md").read_text(encoding="utf-8")
-    columns = ("actor_epsilon_rank", "actor_dead_units", "critic_dead_units", "actor_feature_rank")
-    for arm in rows("cartpole-offset-kept"):
-        cells = [shown(arm, name) for name in (*columns, "actor_weight_norm")]
-        assert f"| `{arm['arm']}` | {' | '.join(cells)} |" in page
 
 
 @pytest.mark.parametrize(

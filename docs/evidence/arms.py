@@ -1,9 +1,9 @@
-"""Which arms keep learning: from a sweep's run folders to CSV, a table and a picture.
+"""Which arms keep learning: from a sweep's run folders to CSV and a picture.
 
 ``python docs/evidence/arms.py results/digits-random-labels ...`` writes for each sweep, beside this file,
 
 * ``data/<sweep>.csv``: a row per run and task: its return at the end, what was measured before the task,
-* ``data/<sweep>-arms.csv``: a row per arm: interquartile means with 95 % intervals, as in the printed table,
+* ``data/<sweep>-arms.csv``: a row per arm: interquartile means with 95 % intervals,
 * ``data/<sweep>-kept.csv``: a row per arm: what it measured before the last fifth of the tasks,
 * ``data/<sweep>-chosen.csv``: the setting of each arm, if the sweep tuned them,
 * ``images/<sweep>.png``.
@@ -12,7 +12,7 @@
 import csv
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pliant.runs.report.comparison import Arm, Comparison, gather
 from pliant.runs.report.looks import FRESH, OKABE_ITO
 from pliant.runs.report.records import RunRecord
-from pliant.runs.report.statistics import Interval, stratified_bootstrap
+from pliant.runs.report.statistics import stratified_bootstrap
 
 HERE = Path(__file__).parent
 
@@ -48,11 +48,42 @@ MEASURED = {
 }
 """Column and tag, of every objective and its last hidden layer; what a run did not measure is left out."""
 
+NAMES = {
+    "epsilon_rank": "ε-rank of the Hessian",
+    "rank_of_norm": "rank above 1 % of the largest",
+    "hessian_effective_rank": "effective rank of the Hessian",
+    "largest_eigenvalue": "largest eigenvalue",
+    "ggn_epsilon_rank": "ε-rank of the Gauss-Newton matrix",
+    "ggn_effective_rank": "effective rank of the Gauss-Newton matrix",
+    "gram_effective_rank": "effective rank of the Gram matrix",
+    "ntk_effective_rank": "effective rank of the tangent kernel",
+    "feature_rank": "effective feature rank",
+    "dead_units": "dead units",
+    "weight_norm": "weight norm",
+    "gradient_norm": "gradient norm",
+    "readiness": "optimization readiness",
+    "trainability_share": "trainability share",
+}
+"""What the columns are called in tables and pictures; ε is 0.01 throughout."""
+
 KEPT = ("epsilon_rank", "feature_rank", "dead_units", "weight_norm", "gradient_norm")
 """Of those, what shows what an arm kept."""
 
 FOREMOST = ("reset", "l2-er", "er", "l2", "bp")
 """The arms whose curves are shown; the others stand in the list beside them."""
+
+TITLES = {
+    "all_tasks": "all tasks",
+    "gap": "plasticity gap",
+    "last_fifth": "last fifth",
+    "gap_last_fifth": "plasticity gap, last fifth",
+    "more_than_bp": "more than bp",
+    "beats_bp": "beats bp",
+}
+"""The columns of the arms' table that pages show."""
+
+MANY_TASKS = 20
+"""So many of them are shown as means of neighbours."""
 
 COLOURS = dict(zip(FOREMOST, (FRESH, *OKABE_ITO), strict=False))
 
@@ -166,19 +197,15 @@ def kept(comparison: Comparison) -> list[Row]:
     return table
 
 
-def interval(row: Mapping[str, Any], name: str) -> Interval | None:
-    """A column of :func:`summary` with its ends."""
-    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) if name in row else None
-
-
 def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
     """Left, returns task by task of the foremost arms; right, the last fifth of the tasks of all arms."""
     figure = Figure(figsize=(10.6, max(3.6, 1.2 + 0.2 * len(table))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    neighbours = 5 if comparison.task_count >= MANY_TASKS else 1
     for arm in comparison.arms:
         if arm.label not in COLOURS:
             continue
-        values = _smooth(scores(comparison, arm), 5)
+        values = _smooth(scores(comparison, arm), neighbours)
         found = [stratified_bootstrap(values[:, [task]]) for task in range(values.shape[1])]
         tasks, dash = np.arange(len(found)), "--" if arm.fresh else "-"
         left.plot(
@@ -191,7 +218,8 @@ def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
         )
         low, high = [one.low for one in found], [one.high for one in found]
         left.fill_between(tasks, low, high, color=COLOURS[arm.label], alpha=0.15, linewidth=0)
-    left.set(xlabel="task (mean of five neighbours)", ylabel="return at the end of a task")
+    averaged = f" (mean of {neighbours} neighbours)" if neighbours > 1 else ""
+    left.set(xlabel=f"task{averaged}", ylabel="return at the end of a task")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(fontsize=9, frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
@@ -229,7 +257,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def main(sweeps: Sequence[Path]) -> None:
-    """Read, write, print."""
+    """Read and write."""
     for sweep in sweeps:
         comparison, problems = gather(sorted((sweep / "runs").iterdir()))
         if problems or comparison.notes:
@@ -243,19 +271,6 @@ def main(sweeps: Sequence[Path]) -> None:
         image = HERE / "images" / f"{sweep.name}.png"
         image.parent.mkdir(exist_ok=True)
         picture(comparison, table, sweep.name).savefig(image, dpi=110, metadata={"Software": None})
-        print(f"\n{sweep.name}\n")
-        print(
-            "| arm | all tasks | plasticity gap | last fifth | plasticity gap, last fifth | more than bp "
-            "| beats bp | seeds |"
-        )
-        print("|---|---|---|---|---|---|---|---|")
-        for row in table:
-            cells = [
-                interval(row, name)
-                for name in ("all_tasks", "gap", "last_fifth", "gap_last_fifth", "more_than_bp", "beats_bp")
-            ]
-            shown = " | ".join("" if cell is None else str(cell) for cell in cells)
-            print(f"| `{row['arm']}` | {shown} | {row['seeds']} |")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from arms import MEASURED, write
+from arms import MEASURED, NAMES, write
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -158,16 +158,14 @@ def picture(table: Sequence[dict]) -> Figure:
                     panel.plot(ends, [height] * 2, color=colour, linewidth=1.4)
                     said = None if place else label
                     panel.plot(row[kind], height, marker, color=colour, ms=4, label=said, linestyle="")
-        names = [row["measurement"].replace("_", " ") for row in rows]
-        names = [
-            f"{row['part']}: {name}" if len(parts) > 1 else name
-            for row, name in zip(rows, names, strict=True)
-        ]
+        names = [NAMES[row["measurement"]] for row in rows]
+        if len(parts) > 1:
+            names = [f"{row['part']}: {name}" for row, name in zip(rows, names, strict=True)]
         panel.set_yticks(range(len(rows)), names, fontsize=9)
         panel.axvline(0.0, color="#5b6370", linewidth=0.8)
         panel.set(xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
         panel.set_title(sweep, fontsize=10, loc="left")
-        panel.set_xlabel("Spearman's correlation with the return of the task")
+        panel.set_xlabel("Spearman's correlation")
         panel.grid(axis="x", color="#e6e8ec")
         panel.spines[["top", "right"]].set_visible(False)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
@@ -175,21 +173,10 @@ def picture(table: Sequence[dict]) -> Figure:
 
 
 def main() -> None:
-    """Read, write, print."""
+    """Read and write."""
     table = correlations()
     write(HERE / "data" / "collapse.csv", table)
     picture(table).savefig(HERE / "images" / "collapse.png", dpi=110, metadata={"Software": None})
-    print(
-        f"| sweep | before the first update | {' | '.join(label for label, *_ in KINDS.values())} | tasks |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for row in table:
-        cells = [
-            str(Interval(row[kind], row[f"{kind}_low"], row[f"{kind}_high"])) if kind in row else ""
-            for kind in KINDS
-        ]
-        name = f"{row['part']}: {row['measurement'].replace('_', ' ')}"
-        print(f"| {row['sweep']} | {name} | {' | '.join(cells)} | {row['tasks']} |")
 
 
 if __name__ == "__main__":

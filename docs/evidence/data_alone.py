@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from arms import Row, measured, write
+from arms import NAMES, Row, measured, write
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -32,13 +32,7 @@ HERE = Path(__file__).parent
 REPETITIONS = 1_000
 LEAST_RUNS = 3
 
-CHANGES = {
-    "epsilon_rank": "ε-rank of the Hessian, ε = 0.01",
-    "hessian_effective_rank": "effective rank of the Hessian",
-    "largest_eigenvalue": "largest eigenvalue",
-    "gradient_norm": "gradient norm",
-    "feature_rank": "effective feature rank",
-}
+CHANGES = ("epsilon_rank", "hessian_effective_rank", "largest_eigenvalue", "gradient_norm", "feature_rank")
 """What is positive, so that it can change by a factor."""
 
 KINDS = {
@@ -135,7 +129,7 @@ def picture(table: Sequence[Row]) -> Figure:
         panel.set_xlabel("factor")
         panel.grid(axis="x", color="#e6e8ec")
         panel.spines[["top", "right"]].set_visible(False)
-    labels = [f"{CHANGES[name]}   {arm}" if arm == arms[0] else arm for name, arm in places]
+    labels = [f"{NAMES[name]}   {arm}" if arm == arms[0] else arm for name, arm in places]
     figure.axes[0].set_yticks(list(places.values()), labels, fontsize=8)
     for label, colour, marker in KINDS.values():
         figure.axes[0].plot([], [], marker, color=colour, label=label)
@@ -146,18 +140,12 @@ def picture(table: Sequence[Row]) -> Figure:
 
 
 def main(sweeps: Sequence[Path]) -> None:
-    """Read, write, print."""
+    """Read and write."""
     table = [row for sweep in sweeps for row in changes(sweep)]
     if not table:
         sys.exit("no run was measured at both ends of its tasks: set diagnostics.at = ['init', 'end']")
     write(HERE / "data" / "data-alone.csv", table)
     picture(table).savefig(HERE / "images" / "data-alone.png", dpi=110, metadata={"Software": None})
-    print(f"| sweep | arm | measured | {' | '.join(label for label, _, _ in KINDS.values())} | runs |")
-    print(f"|{'---|' * (len(KINDS) + 4)}")
-    for row in table:
-        cells = " | ".join(str(Interval(row[k], row[f"{k}_low"], row[f"{k}_high"])) for k in KINDS)
-        name = f"{row['part']}: {CHANGES[row['measurement']]}"
-        print(f"| {row['sweep']} | `{row['arm']}` | {name} | {cells} | {row['runs']} |")
 
 
 if __name__ == "__main__":
