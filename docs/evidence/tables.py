@@ -5,7 +5,7 @@ in place of the one that is there. The kinds:
 
 * ``arms``: a row per arm from ``<sweep>-arms.csv``, every column,
 * ``kept``: a row per arm from ``<sweep>-kept.csv``; the names are columns,
-* ``collapse``: a row per measurement from ``collapse.csv``,
+* ``collapse``: a row per measurement from ``collapse.csv``; the names are measurements, by default all,
 * ``data-alone``: a row per measurement and arm from ``data-alone.csv``; the names are arms.
 """
 
@@ -63,9 +63,11 @@ def kept(sweep: str, columns: Sequence[str]) -> tuple[list[str], Iterable[list[s
     return header, ([f"`{arm}`", *(cell(found[arm], column) for column in columns)] for arm in order)
 
 
-def collapse(sweep: str, _: Sequence[str]) -> tuple[list[str], Iterable[list[str]]]:
+def collapse(sweep: str, chosen: Sequence[str]) -> tuple[list[str], Iterable[list[str]]]:
     """Header and rows, the strongest correlation first."""
-    found = [row for row in rows("collapse") if row["sweep"] == sweep]
+    found = [
+        row for row in rows("collapse") if row["sweep"] == sweep and row["measurement"] in (chosen or NAMES)
+    ]
     alone = len({row["part"] for row in found}) == 1
     body = (
         [label(row["part"], row["measurement"], alone), *(cell(row, kind) for kind in CORRELATIONS)]
