@@ -86,6 +86,8 @@ def sweep(
     if ray is None and (sync_to is not None or (cpus, gpus) != (1.0, 0.0)):
         raise Usage("--sync-to, --cpus and --gpus are for runs on a Ray cluster, with --ray")
     whole.check(device)  # everything, before the first file is written
+    if folder.is_one:
+        folder.check(definition)
     if dry_run:
         _print_plan(whole, jobs)
         return

@@ -59,20 +59,24 @@ class SweepFolder:
         folder = cls(out / definition.name)
         if not folder.is_one:
             folder._make(definition)
-            return folder
-        folder = cls.open(folder.path)
-        before = folder.read_definition()
-        if before != definition:
-            reason = _left_behind(before, definition, chosen=folder.has_choices)
-            if reason:
-                raise RunFolderError(
-                    f"{str(folder.path)!r} holds another sweep: {reason}. A sweep grows by seeds and arms; "
-                    'for anything else give it another name = "..." in its file. --resume goes on with it as '
-                    "it was"
-                )
+        elif folder.check(definition) != definition:
             folder._keep_definition()
             write_atomically(folder.definition_file, dump_definition(definition))
         return folder
+
+    def check(self, definition: SweepDefinition) -> SweepDefinition:
+        """The definition of the sweep that is here, which ``definition`` may be put in place of.
+
+        Raises:
+            RunFolderError: it may not: this is another sweep, or was written by a newer pliant.
+        """
+        before = self.open(self.path).read_definition()
+        if reason := _left_behind(before, definition, chosen=self.has_choices):
+            raise RunFolderError(
+                f"{str(self.path)!r} holds another sweep: {reason}. A sweep grows by seeds and arms; for "
+                'anything else give it another name = "..." in its file. --resume goes on with it as it was'
+            )
+        return before
 
     @classmethod
     def open(cls, path: Path) -> SweepFolder:

@@ -303,9 +303,10 @@ def test_another_sweep_or_anything_else_of_the_same_name_is_left_alone(
         (plain.replace('"0-1"', "[0]"), "seeds lacks 1"),
         (plain.replace(', "l2"', ""), "the arm 'l2' is missing"),
     ):
-        code, _, err = pliant("sweep", write(changed), "--out", out)
-        assert code == console.BAD_INPUT
-        assert "holds another sweep" in err
+        for options in ([], ["--dry-run"]):
+            code, _, err = pliant("sweep", write(changed), "--out", out, *options)
+            assert code == console.BAD_INPUT
+            assert "holds another sweep" in err
         assert words in err
     (tmp_path / "toy.toml").write_text((tmp_path / "toy.toml").read_text().replace("1.0", "2.0"))
     (tmp_path / "sweep.toml").write_text(plain)
