@@ -25,7 +25,7 @@ EPISODES = 5
 
 
 def saved_run(out: Path) -> RunFolder:
-    """A run of cartpole-offset, short, with a checkpoint at each of its 20 switches."""
+    """A run of cartpole-offset, short, with a checkpoint after each of its 20 tasks."""
     plan = make_plan(load_spec("cartpole-offset", arm="bp", settings=SETTINGS), "cpu")
     folder = RunFolder.create(out, plan.spec, plan.boundaries)
     train(plan, folder, lambda report: None, lambda: False)
