@@ -25,6 +25,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 FRESH = "#5b6370"
 """Fresh agents are a reference, not a contender: grey and dashed."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = {"-": "", "-.": "8 3 2 3", ":": "2 3", "--": "6 4"}
+"""Of lines, by matplotlib's names, with SVG's ``stroke-dasharray``; the last is that of fresh agents."""
 INK, SOFT, GRID = "#1c2430", "#5b6370", "#e6e8ec"
 
 
@@ -33,21 +35,18 @@ class Look:
     """How an arm is drawn."""
 
     colour: str
-    dash: Literal["-", "--"]
+    dash: Literal["-", "-.", ":", "--"]
     marker: str
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:
-    """A look for every arm; fresh agents are grey and dashed."""
-    styles = zip(cycle(OKABE_ITO), cycle(MARKERS), strict=False)
-    found = {}
-    for arm in comparison.arms:
-        if arm.fresh:
-            found[arm.label] = Look(FRESH, "--", ".")
-        else:
-            colour, marker = next(styles)
-            found[arm.label] = Look(colour, "-", marker)
-    return found
+    """A look for every arm, 21 of them different; fresh agents are grey and dashed."""
+    styles = cycle(
+        Look(colour, dash, marker)
+        for dash in ("-", "-.", ":")
+        for colour, marker in zip(OKABE_ITO, MARKERS, strict=True)
+    )
+    return {arm.label: Look(FRESH, "--", ".") if arm.fresh else next(styles) for arm in comparison.arms}
 
 
 def over_runs(values: Array) -> tuple[Array, Array, Array]:

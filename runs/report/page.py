@@ -23,7 +23,7 @@ from ..reading import checked_size
 from ..words import duration, number
 from .comparison import RETURN, Comparison, gather
 from .grouping import differences
-from .looks import looks
+from .looks import DASHES, looks
 from .over_switches import instruments
 from .picture import Picture
 from .ranks import correlations, rank_against_return
@@ -99,6 +99,7 @@ def _content(comparison: Comparison, problems: Sequence[str]) -> dict[str, Any]:
         "version": metadata.version("pliant"),
         "comparison": comparison,
         "looks": looks(comparison),
+        "dashes": DASHES,
         "problems": problems,
         "notes": [*comparison.notes, *_failures(comparison), *left_out],
         "least_runs": LEAST_RUNS,

@@ -73,7 +73,7 @@ def _densities(comparison: Comparison, part: str) -> Picture:
         panel.set_xticks([], minor=True)
         # Last: ticks beyond the data, where there is nothing of that sign, would widen the axis to them.
         panel.set_xlim(bulk * np.sinh(grid[0]), bulk * np.sinh(grid[-1]))
-    columns = ("task", "arm", "seed", "eigenvalue", "density")
+    columns = ("task", "arm", "seeds", "eigenvalue", "density", "lowest", "highest")
     name = f"spectrum-{part}"
     return picture(figure, name, f"Spectrum: {part}", "", columns, rows)
 
@@ -108,7 +108,7 @@ def _rank_curves(comparison: Comparison, part: str) -> Picture:
         panel.set_title(f"{part}: epsilon-rank", gid="heading")
         panel.set_xlabel("epsilon")
         panel.set_ylabel("share beyond epsilon")
-    columns = ("task", "arm", "seed", "epsilon", "share_beyond")
+    columns = ("task", "arm", "seeds", "epsilon", "share_beyond", "lowest", "highest")
     return picture(figure, f"epsilon-rank-{part}", f"Epsilon-rank: {part}", "", columns, rows)
 
 
@@ -125,8 +125,9 @@ def _spectra_of(comparison: Comparison, part: str) -> dict[_Key, tuple[Array, Ar
 def _frames(
     comparison: Comparison, panel: Axes, x: Array, curves: Mapping[_Key, Array]
 ) -> list[tuple[Any, ...]]:
-    """Draw every switch into the same axes, in groups by which the page shows one at a time."""
+    """Draw every switch into one panel, in groups that the page shows one at a time; the numbers drawn."""
     styles = looks(comparison)
+    rows: list[tuple[Any, ...]] = []
     for task in sorted({task for _, _, task in curves}):
         number = 0
         for arm in comparison.arms:
@@ -134,6 +135,10 @@ def _frames(
             if not mine:
                 continue
             middle, low, high = over_runs(np.stack(mine))
+            rows += [
+                (task, arm.label, len(mine), f"{at:.5g}", *(f"{value:.4g}" for value in drawn))
+                for at, *drawn in np.stack([x, middle, low, high], 1).tolist()
+            ]
             look = styles[arm.label]
             artists: list[Any] = panel.plot(x, middle, look.dash, color=look.colour)
             if len(mine) > 1:
@@ -148,9 +153,4 @@ def _frames(
         for arm in comparison.arms
     ]
     panel.legend(handles=handles, loc="upper right")  # "best" looks at every line of every switch
-    return [
-        (task, label, seed, f"{at:.5g}", f"{value:.4g}")
-        for (label, seed, task), curve in sorted(curves.items(), key=lambda item: (item[0][2], item[0][:2]))
-        for at, value in zip(x.tolist(), curve.tolist(), strict=True)
-        if np.isfinite(value)
-    ]
+    return rows

@@ -119,6 +119,8 @@ def test_spectra_have_a_frame_for_every_switch_and_only_the_last_is_seen(parsed:
     beyond = {
         float(r["epsilon"]): float(r["share_beyond"]) for r in rows if (r["task"], r["arm"]) == ("0", "bp")
     }
+    assert {r["seeds"] for r in rows} == {"3"}
+    assert all(float(r["lowest"]) <= float(r["share_beyond"]) <= float(r["highest"]) for r in rows)
     # Twelve eigenvalues of which eleven are above 0.05 (the smallest are -0.02 and 0.073).
     near = min(beyond, key=lambda epsilon: abs(epsilon - 0.04))
     assert beyond[near] == pytest.approx(11 / 12, abs=1 / 12)
