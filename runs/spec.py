@@ -35,7 +35,10 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Settings(BaseModel):
     """Base of every table of a spec: unknown keys refused, types not converted, nothing changes later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=True)
+    # An infinite max_grad_norm stays one where a table is dumped whose values have no type of their own.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"
+    )
 
 
 class NetworkSpec(Settings):

@@ -1,5 +1,6 @@
 """A sweep's file: what it may say, and what is said of what it may not."""
 
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -25,6 +26,15 @@ def test_a_definition_comes_back_from_its_own_toml_without_any_other_file(
     alone = tmp_path / "elsewhere.toml"
     alone.write_text(dump_definition(definition), encoding="utf-8")
     (tmp_path / "toy.toml").unlink()
+    assert load_definition(alone) == definition
+
+
+def test_a_definition_comes_back_with_infinite_numbers(write: Write, tmp_path: Path) -> None:
+    text = 'base = "slippery-ant"\nseeds = [0]\nset.evaluation.max_length = 10\n'
+    definition = load_definition(write(text + 'arms = ["bp"]\n[space]\nagent.max_grad_norm = [0.5, inf]'))
+    assert definition.base["agent"]["max_grad_norm"] == math.inf
+    alone = tmp_path / "alone.toml"
+    alone.write_text(dump_definition(definition), encoding="utf-8")
     assert load_definition(alone) == definition
 
 
@@ -283,7 +293,7 @@ def test_the_examples_of_the_documentation_are_what_they_say(path: Path) -> None
     sweep = Sweep(definition, SweepFolder(Path("nowhere")))
     runs, _ = sweep.expected()
     assert set(definition.arms) == {"bp", "l2", "er", "l2-er", "reset"}
-    assert runs == {"cartpole-offset": 5 * 5, "cartpole-offset-tuned": 5 * 12 * 3 + 5 * 10}[path.stem]
+    assert runs == {"five-arms": 5 * 5, "five-arms-tuned": 5 * 12 * 3 + 5 * 10}[path.stem]
     for job in sweep.known_jobs():
         assert job.spec.name == "cartpole-offset"
         assert job.total_steps == 20_480 * (8 if job.path.parent.name == "tuning" else 20)
