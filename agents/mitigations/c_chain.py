@@ -77,9 +77,12 @@ class CChain(Mitigation):
     network plays no part.
 
     The coefficient c is ``initial`` at first, and after a warm-up ``max(ratio * mean |L| / mean (D + H),
-    least)``, where L is PPO's actor loss averaged over the rollout, the TD loss or the cross-entropy, and H
-    the entropy where D is a KL divergence. The means are exponential with the time constant ``window`` (over
-    the last ``window`` there), and begin anew with each task.
+    least)``, where L is PPO's actor loss, the TD loss or the cross-entropy, and H the entropy where D is a KL
+    divergence. Of each rollout of PPO there is one L and one D: as in that code, for discrete actions their
+    averages over all of its minibatches, signs included; for continuous actions those of the last minibatch.
+    The means are exponential with the time constant ``window`` (over the last ``window`` there). They go on
+    over all tasks, as in the authors' MinAtar code; their PPO begins anew with each task, which has 200
+    rollouts there or more, whereas tasks may be shorter than the warm-up here.
 
     Strengths of that code, for PPO counted in rollouts, for DQN in updates: ratio 1e4, initial 1, least 1,
     warmup 10, window 50 (discrete actions, classic control, where the actor's loss is near zero); 0.05, 100,
@@ -90,7 +93,7 @@ class CChain(Mitigation):
         ratio: of the penalty to the loss.
         initial: the first coefficient.
         least: the coefficient is never below it.
-        warmup: rollouts (PPO) or updates on the initial coefficient, per task.
+        warmup: rollouts (PPO) or updates on the initial coefficient, once in the agent's life.
         window: rollouts (PPO) or updates, time constant of the means.
 
     Logs ``plasticity/churn``, D at the latest update, and ``plasticity/churn_coefficient``.
@@ -172,13 +175,16 @@ class CChain(Mitigation):
         self._churn = churn.item()
         coefficient = self.coefficient
         self._means.add(
-            loss.item(), self._churn + entropy.item(), agent.num_timesteps, self._strengths.window
+            loss.item(),
+            self._churn + entropy.item(),
+            group=agent.num_timesteps if self._kind.endswith("policy") else agent.gradient_updates,
+            window=self._strengths.window,
+            last=self._kind == "gaussian policy",
         )
         return coefficient * churn
 
     def on_task_start(self, agent: "Agent", task: int) -> None:
-        """Begin the means anew; what a switch does to the network (a new head, a reset) is no churn."""
-        self._means = _Means()
+        """What a switch does to the network (a new head, a reset) is no churn: compare with nothing."""
         self._before, self._reference = {}, None
 
     def _objective(self, agent: "Agent") -> Objective:
@@ -217,7 +223,10 @@ class CChain(Mitigation):
 
 @dataclass
 class _Means:
-    """Exponential means of |loss| and churn over groups of updates: a rollout's are one observation."""
+    """Exponential means of |loss| and churn over groups of updates: a rollout's are one observation.
+
+    That is their average, or the last of them.
+    """
 
     count: int = 0
     loss: float = 0.0
@@ -227,10 +236,19 @@ class _Means:
     group_churn: float = 0.0
     group_size: int = 0
 
-    def add(self, loss: float, churn: float, group: int, window: int) -> None:
-        """Count one update; the group it belongs to is complete when another one begins."""
+    def add(self, loss: float, churn: float, group: int, window: int, last: bool = False) -> None:
+        """Count one update; the group it belongs to is complete when another one begins.
+
+        Args:
+            loss: of this update.
+            churn: of this update.
+            group: any number of its own.
+            window: the time constant.
+            last: a group counts by its last update, not by their average.
+        """
         if group != self.group:
             self._close(window)
+        if group != self.group or last:
             self.group, self.group_loss, self.group_churn, self.group_size = group, 0.0, 0.0, 0
         self.group_loss += loss
         self.group_churn += churn

@@ -147,17 +147,76 @@ def test_the_coefficient_is_the_ratio_of_the_means_after_the_warm_up(make):
     assert mitigation.coefficient == pytest.approx(3 * loss / churn)
     mitigation.ratio = 1e-3
     assert mitigation.coefficient == 0.5
-    mitigation.on_task_start(None, 1)
-    assert mitigation.coefficient == 7.0
 
 
-def test_losses_of_one_rollout_are_averaged_with_their_signs(make):
-    mitigation = CChain(ratio=1.0, warmup=1, window=10, least=0.0)
-    make(PPO, [mitigation])
-    for loss in (2.0, -1.0):
-        mitigation._means.add(loss, 1.0, group=5, window=10)
-    mitigation._means.add(0.0, 0.0, group=6, window=10)
-    assert mitigation.coefficient == pytest.approx(0.5)
+class Recorded(CChain):
+    """Keeps the actor's loss and D + H of every update, with the rollout and the coefficient."""
+
+    def penalty(self, agent, observations):
+        coefficient, penalty = self.coefficient, super().penalty(agent, observations)
+        if penalty is not None:
+            loss = agent.losses_of_networks().get("actor", agent.present_loss.total)
+            now = self._outputs(self._objective(agent), self._other)
+            churn = sum(part.item() for part in self._distance(now, self._reference))
+            self.seen.append((agent.num_timesteps, loss.item(), churn, coefficient))
+        return penalty
+
+
+@pytest.mark.parametrize("actions", [None, BOX], ids=["discrete", "continuous"])
+def test_a_rollout_counts_by_its_average_or_where_actions_are_continuous_by_its_last_minibatch(actions, make):
+    """Averages are of losses with their signs: that of near zero is the authors' in classic control."""
+    mitigation = Recorded(ratio=1.0, warmup=1, window=10, least=0.0, initial=1.0)
+    mitigation.seen = []
+    make(PPO, [mitigation], actions=actions, learning_rate=1e-2).learn(64)
+    rollouts = [np.array([entry[1:] for entry in mitigation.seen if entry[0] == steps]) for steps in (32, 64)]
+    assert (rollouts[0][:, 2] == 1).all()  # the warm-up
+    losses, churns, _ = rollouts[0].T
+    assert losses.min() < 0 < losses.max()
+    expected = abs(losses[-1]) / churns[-1] if actions is BOX else abs(losses.mean()) / churns.mean()
+    assert rollouts[1][1:, 2] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("gradient_steps", [1, 4])
+def test_dqn_and_the_classifier_count_gradient_updates(gradient_steps, make):
+    mitigation = CChain()
+    agent = make(DQN, [mitigation], gradient_steps=gradient_steps)
+    agent.learn(64)
+    assert mitigation._means.count == agent.gradient_updates - 2  # no penalty on the first; one is not closed
+    mitigation = CChain()
+    agent = make(Classifier, [mitigation])
+    agent.learn(64)
+    assert mitigation._means.count == agent.gradient_updates - 2
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
+def test_the_coefficient_adapts_over_tasks_shorter_than_its_warm_up(algorithm, make):
+    warmup = {PPO: 3, DQN: 15, Classifier: 12}[algorithm]
+    mitigation = CChain(ratio=3.0, initial=7.0, least=0.0, warmup=warmup)
+    agent = make(algorithm, [mitigation])
+    coefficients = []
+    for task in range(4):
+        agent.start_task(task)
+        coefficients.append(mitigation.coefficient)
+        agent.learn(48, reset_num_timesteps=task == 0)
+    assert coefficients[:2] == [7, 7]
+    means = mitigation._means
+    loss, churn = means.corrected(mitigation._strengths.window)
+    assert means.count > warmup
+    assert mitigation.coefficient == pytest.approx(3 * loss / (churn + 1e-8))
+    assert mitigation.coefficient != 7
+
+
+@pytest.mark.parametrize(("algorithm", "actions"), [(PPO, None), (PPO, BOX), (DQN, None), (Classifier, None)])
+def test_a_saved_and_loaded_agent_goes_on_with_its_means(algorithm, actions, make, tmp_path):
+    agent = make(algorithm, [CChain(warmup=3)], actions=actions)
+    for task in range(2):
+        agent.start_task(task)
+        agent.learn(64, reset_num_timesteps=task == 0)
+    agent.save(tmp_path / "agent")
+    (own,), (loaded,) = agent.mitigations, algorithm.load(tmp_path / "agent").mitigations
+    assert own._means.count > 2
+    assert vars(loaded._means) == vars(own._means)
+    assert loaded.coefficient == own.coefficient != own._strengths.initial
 
 
 def test_defaults_are_those_of_the_authors_code_for_each_kind(make):
