@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -199,6 +199,12 @@ class Agent(BaseAlgorithm):
         """Tell the mitigations that task number ``task`` (from 0) begins."""
         for mitigation in self.mitigations:
             mitigation.on_task_start(self, task)
+
+    def after_redraw(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """These, by name, have begun anew: tell the mitigations, and let networks that follow catch up."""
+        self.follow()
+        for mitigation in self.mitigations:
+            mitigation.on_redraw(self, parameters)
 
     def cut_episodes(self) -> None:
         """The environments are about to be reset: what comes next does not follow from what came last.

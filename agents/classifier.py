@@ -60,7 +60,8 @@ class Classifier(Agent, BaseAlgorithm):
         max_grad_norm: the gradient is clipped to this norm; by default it is not.
         new_head: what becomes of the last layer when a task begins (`start_task`): ``"keep"`` it; set it to
             ``"zero"``, as the protocol of Continual ImageNet does (Dohare et al. 2024); ``"redraw"`` it as at
-            the beginning. The optimiser's moments stay in any case, as in their code.
+            the beginning. The mitigations act before that: whatever a reset or noise has made of the head is
+            undone, while the optimiser's moments stay as they are, as in their code.
         present_classes_only: let samples be told apart only among the classes that the environment's samples
             hold, in training and prediction, as the protocol of incremental CIFAR does (the same source).
         stats_window_size: episodes behind ``rollout/ep_rew_mean``.
@@ -327,16 +328,20 @@ class Classifier(Agent, BaseAlgorithm):
         self.logger.dump(step=self.num_timesteps)
 
     def start_task(self, task: int) -> None:
-        """As `Agent.start_task`, after giving the network the head that ``new_head`` asks for."""
-        if self.new_head != "keep":
-            for head in self._heads():
-                if self.new_head == "zero":
-                    nn.init.zeros_(head.weight)
-                    nn.init.zeros_(head.bias)
-                else:
-                    head.reset_parameters()
-                    initialise(head, self.initialisation)
+        """As `Agent.start_task`; then the network is given the head that ``new_head`` asks for."""
         super().start_task(task)
+        if self.new_head == "keep":
+            return
+        heads = self._heads()
+        for head in heads:
+            if self.new_head == "zero":
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+            else:
+                head.reset_parameters()
+                initialise(head, self.initialisation)
+        own = {parameter for head in heads for parameter in head.parameters()}
+        self.after_redraw({name: p for name, p in self.policy.named_parameters() if p in own})
 
     def _heads(self) -> list[nn.Linear]:
         """The layers that put out logits of classes: one, or with a mixture one per expert."""

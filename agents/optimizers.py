@@ -112,7 +112,7 @@ class Kron(torch.optim.Optimizer):
     decoupled, and of matrices and kernels only.
 
     The probability with which the preconditioner is updated follows the package's default: 1 for 500 steps,
-    then falling as ``exp(-0.001 (step - 500))`` to 0.03.
+    then falling as ``exp(-0.001 (step - 500))`` to 0.03. It begins anew when all parameters are forgotten.
 
     Args:
         params: parameters, or groups as of another such optimiser.
@@ -145,6 +145,8 @@ class Kron(torch.optim.Optimizer):
             for parameter, own in self.state.items():
                 self._inner.state[parameter] = self._slots(parameter, own)
         inner, first = self._inner, self.param_groups[0]
+        if not self.state:  # nothing yet, or all has been forgotten
+            first["steps"] = first["since_update"] = 0
         inner.param_groups = [inner.defaults | group for group in self.param_groups]
         probability = min(max(math.exp(-0.001 * (first["steps"] - 500)), 0.03), 1.0)
         inner.param_groups[0]["preconditioner_update_probability"] = probability

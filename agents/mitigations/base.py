@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InvalidSetting
 from ..types import Observations, Update
@@ -16,9 +16,10 @@ class Mitigation:
     """One way of keeping an agent able to learn. Subclasses override the hooks they need.
 
     Hooks run in this order: ``build`` before the networks exist, ``remodel`` once they do, ``attach`` when
-    they are initialised, ``on_task_start`` at each switch; then, at every gradient update, ``before_update``,
-    ``penalty``, the optimiser step and ``after_update``. Mitigations combine freely, but for those that
-    ``conflicts`` names; with none an agent is exactly stable-baselines3.
+    they are initialised, ``on_task_start`` at each switch, and ``on_redraw`` if whole parameters are drawn
+    anew there; then, at every gradient update, ``before_update``, ``penalty``, the optimiser step and
+    ``after_update``. Mitigations combine freely, but for those that ``conflicts`` names; with none an agent
+    is exactly stable-baselines3.
 
     What training changes is returned by ``state`` (numbers) and ``tensors``, so that a resumed run equals one
     that was never stopped: both checkpoints and the agent's ``save`` keep them. ``save`` also pickles the
@@ -66,6 +67,17 @@ class Mitigation:
 
     def on_task_start(self, agent: "Agent", task: int) -> None:
         """Called at each switch, before the first environment step of task number ``task`` (from 0)."""
+
+    def on_redraw(self, agent: "Agent", parameters: Mapping[str, nn.Parameter]) -> None:
+        """Called when these have just begun anew: what is remembered of their past is of no use any more.
+
+        A reset, an injected head or a classifier's new one does that, to each tensor as a whole; units that
+        are renewed do not count.
+
+        Args:
+            agent: whose.
+            parameters: some or all that are trained, by name in the policy.
+        """
 
     def values(self) -> dict[str, float]:
         """What to log, as ``plasticity/<key>``, whenever the agent dumps its log."""

@@ -1,11 +1,11 @@
 """Continual backprop: replace the least useful of the mature units, a few at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InvalidSetting
 from ..types import Update
@@ -48,7 +48,7 @@ class ContinualBackprop(Mitigation):
     random.)
 
     Only the online network of DQN is changed; the target network follows. Layers in a residual stream are
-    left alone.
+    left alone. Where a layer is drawn anew (resets), all of its units are new.
 
     Strengths of the authors: rate 1e-4, decay 0.99, maturity 10,000 updates (PPO on Ant and Slippery Ant,
     with weight decay 1e-4 and Adam's betas at 0.99), 1e-5 and 1,000 (incremental CIFAR).
@@ -83,6 +83,13 @@ class ContinualBackprop(Mitigation):
         self._layers = unit_layers(self, trace(agent), self.layers)
         self._records = {name: _new_record(layer) for name, layer in self._layers.items()}
         self._replaced = 0
+
+    def on_redraw(self, agent: "Agent", parameters: Mapping[str, nn.Parameter]) -> None:
+        """The units of redrawn layers are new."""
+        redrawn = set(parameters.values())
+        for name, layer in self._layers.items():
+            if layer.incoming.weight in redrawn:
+                self._records[name] = _new_record(layer)
 
     @torch.no_grad()
     def after_update(self, agent: "Agent", update: Update) -> None:

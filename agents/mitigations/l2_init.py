@@ -1,5 +1,6 @@
 """L2-Init: pull the parameters back to where they began."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,10 @@ class L2Init(Mitigation):
     """Regenerative regularisation (Kumar et al. 2023, arXiv 2308.11958).
 
     The descended loss gains ``strength / 2 * sum |w - w_0|^2`` over all trained parameters, ``w_0`` their
-    values at construction: the gradient is ``strength (w - w_0)``, so that parameters on which the loss does
-    not depend drift back to where they could be learned from. Unlike the mitigation `L2` it is part of the
-    loss, and so of the gradient's norm that ``max_grad_norm`` clips. DQN's target network follows the online
-    one and is not pulled itself.
+    values at construction, or when a reset or a new head last drew them: the gradient is ``strength (w -
+    w_0)``, so that parameters on which the loss does not depend drift back to where they could be learned
+    from. Unlike the mitigation `L2` it is part of the loss, and so of the gradient's norm that
+    ``max_grad_norm`` clips. DQN's target network follows the online one and is not pulled itself.
 
     Strengths: the paper's code (github.com/skumar9876/L2_Init, which has the factor 1/2) searches 1e-2, 1e-3,
     1e-4, 1e-5; 1e-3, the default, is also what Parseval's authors use for it in continual reinforcement
@@ -53,6 +54,10 @@ class L2Init(Mitigation):
         self._parameters = list(named.values())
         self._origin = {name: p.detach().clone() for name, p in named.items()}
 
+    def on_redraw(self, agent: "Agent", parameters: Mapping[str, nn.Parameter]) -> None:
+        """They are pulled back to here from now on."""
+        self._origin |= {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
     def distance(self) -> Tensor:
         """``1/2 sum |w - w_0|^2``, differentiable."""
         return 0.5 * squared_distance(self._parameters, list(self._origin.values()))
@@ -67,7 +72,7 @@ class L2Init(Mitigation):
         return {"l2_init": self.distance().item()} if self._parameters else {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters at construction."""
+        """Where the parameters began."""
         return dict(self._origin)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:

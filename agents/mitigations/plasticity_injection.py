@@ -74,10 +74,10 @@ class PlasticityInjection(Mitigation):
 
     The head of each network is its last hidden layer and its output layer; what lies before goes on learning
     as it is. At the start of the given tasks every head is frozen as it stands and a fresh one, drawn as at
-    construction, learns the difference to its own beginning. The optimiser forgets the head. The number of
-    trained parameters stays what it was; a forward pass of a head costs three, five, ... times as much after
-    one, two, ... injections. DQN's target network becomes a copy of the online network at that moment, so
-    that it holds the same frozen parts.
+    construction, learns the difference to its own beginning. The optimiser and the other mitigations forget
+    the head. The number of trained parameters stays what it was; a forward pass of a head costs three, five,
+    ... times as much after one, two, ... injections. DQN's target network becomes a copy of the online
+    network at that moment, so that it holds the same frozen parts.
 
     Strengths: the paper injects once, in the middle of training.
 
@@ -135,10 +135,12 @@ class PlasticityInjection(Mitigation):
             return
         fresh = dict(agent.fresh().policy.named_modules())
         names = {module: name for name, module in agent.policy.named_modules()}
+        learning: dict[str, nn.Parameter] = {}
         for head in self._heads:
             head.inject(fresh[names[head]].learner)
-            forget(agent.policy.optimizer, head.learner.parameters())
-        agent.follow()
+            learning |= dict(head.learner.named_parameters(prefix=f"{names[head]}.learner"))
+        forget(agent.policy.optimizer, learning.values())
+        agent.after_redraw(learning)
 
     def values(self) -> dict[str, float]:
         """``injections``."""

@@ -21,18 +21,25 @@ _FROZEN = {"PlasticityInjection": "what it has frozen would not be reset; choose
 
 @torch.no_grad()
 def redraw(agent: "Agent", names: Iterable[str]) -> None:
-    """Draw parameters anew as at construction, let the optimiser forget them and DQN's target follow.
+    """Draw parameters anew as at construction, and let whatever remembers them forget.
+
+    That is the optimiser, buffers of the same modules (running statistics of batch norm), DQN's target, which
+    follows, and the other mitigations.
 
     Args:
         agent: whose.
         names: of parameters, as in the policy.
     """
-    fresh, own = dict(agent.fresh().policy.named_parameters()), dict(agent.policy.named_parameters())
-    chosen = list(names)
-    for name in chosen:
-        own[name].copy_(fresh[name])
-    forget(agent.policy.optimizer, [own[name] for name in chosen])
-    agent.follow()
+    fresh, policy = agent.fresh().policy, agent.policy
+    own = dict(policy.named_parameters())
+    chosen = {name: own[name] for name in names}
+    for name, parameter in chosen.items():
+        parameter.copy_(fresh.get_parameter(name))
+    for module in {name.rpartition(".")[0] for name in chosen}:
+        for name, buffer in policy.get_submodule(module).named_buffers(recurse=False):
+            buffer.copy_(fresh.get_submodule(module).get_buffer(name))
+    forget(policy.optimizer, chosen.values())
+    agent.after_redraw(chosen)
 
 
 @dataclass
@@ -69,7 +76,7 @@ class _AtSwitches(Mitigation, ABC):
 
 @dataclass
 class FullReset(_AtSwitches):
-    """At every switch all parameters are drawn anew and the optimiser starts afresh.
+    """At every switch all parameters are drawn anew; the optimiser and the other mitigations start afresh.
 
     The agent keeps the rest: DQN's replay buffer (Nikishin et al. 2022, arXiv 2205.07802, whose resets rely
     on it), running means of observations, counters. The run setting ``reset = true`` makes a new agent at
@@ -87,8 +94,9 @@ class FullReset(_AtSwitches):
 class LayerReset(_AtSwitches):
     """At every switch the last layers of each network are drawn anew.
 
-    Nikishin et al. 2022 (arXiv 2205.07802). With normalisations that belong to them; the optimiser forgets
-    them, step counters included. DQN's target network becomes a copy of the online network at that moment.
+    Nikishin et al. 2022 (arXiv 2205.07802). With normalisations that belong to them; the optimiser (step
+    counters included) and the other mitigations forget them. DQN's target network becomes a copy of the
+    online network at that moment.
 
     Strengths: the paper resets the last layer (SPR), the last three (DrQ) or all (SAC), every 2e4 to 2e5
     gradient updates; here the switches are the occasions.

@@ -1,7 +1,7 @@
 """TRAC: a parameter-free scale on how far the parameters may have come from where they began."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +61,13 @@ class Trac(Mitigation):
 
         ``theta_t = theta_ref + max(S_t, 0) Delta_t``, ``Delta_t = (theta_{t-1} - theta_ref) / S_{t-1} + u_t``
 
-    with the parameters ``theta_ref`` at construction and a scale S that a betting argument tunes from the
+    with the parameters ``theta_ref`` where they began and a scale S that a betting argument tunes from the
     products of Delta with the (clipped) gradient, see `Scale`: parameters move away from where they began as
     long as that pays, and are drawn back when it does not. Formula and numbers are those of the authors'
     code (github.com/ComputationalRobotics/TRAC), but for its approximate erfi. It hooks into the optimiser's
-    ``step``. What changes parameters elsewhere (ER steps, clipping, ReDo, resets) moves ``theta_ref`` by as
-    much. DQN's target network follows the online one.
+    ``step``. What changes parameters elsewhere (ER steps, clipping, ReDo) moves ``theta_ref`` by as much.
+    What draws them anew (resets, a new head) makes them begin there, and where all of them do, S begins anew,
+    too. DQN's target network follows the online one.
 
     S begins near zero and grows exponentially, so that a run starts slowly.
 
@@ -103,14 +104,21 @@ class Trac(Mitigation):
         for handle in self._handles:
             handle.remove()
         self._names = {n: p for network in agent.networks().values() for n, p in network.items()}
-        self._reference = self._copy()
-        self._after = self._copy()
-        self._scale = Scale(tuple(self.betas), self.initial, self.eps)
+        self._reference, self._after = {}, {}
+        self.on_redraw(agent, self._names)
         optimizer = agent.policy.optimizer
         self._handles = (
             optimizer.register_step_pre_hook(lambda *_: self._remember()),
             optimizer.register_step_post_hook(lambda *_: self._rescale(agent)),
         )
+
+    def on_redraw(self, agent: "Agent", parameters: Mapping[str, nn.Parameter]) -> None:
+        """Here they begin; S, too, if they are all."""
+        for name, parameter in parameters.items():
+            self._reference[name] = parameter.detach().clone()
+            self._after[name] = parameter.detach().clone()
+        if self._names.keys() <= parameters.keys():
+            self._scale = Scale(tuple(self.betas), self.initial, self.eps)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self._names.items()}
@@ -158,7 +166,7 @@ class Trac(Mitigation):
         self._scale.total = float(state["total"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Where the parameters were at construction, and after the latest step."""
+        """Where the parameters began, and after the latest step."""
         reference = {f"reference/{name}": tensor for name, tensor in self._reference.items()}
         return reference | {f"after/{name}": tensor for name, tensor in self._after.items()}
 

@@ -19,9 +19,12 @@ from pliant.agents import (
     AgentError,
     Classifier,
     EffectiveRank,
+    FullReset,
     InvalidSetting,
     LabelledSamples,
+    LayerReset,
     NonFiniteLoss,
+    ShrinkAndPerturb,
     UnsupportedSpace,
 )
 from pliant.agents.passes import Passes
@@ -342,6 +345,19 @@ def test_the_head_is_kept_zeroed_or_drawn_anew_when_a_task_begins(new_head):
         assert not after["head.bias"].any()  # as this initialisation has it
         assert after["head.weight"].abs().max() <= math.sqrt(3 / 8)
     agent.learn(32, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(
+    "mitigation", [FullReset(), LayerReset(), ShrinkAndPerturb(shrink=0.5, noise=0.1, when="task")], ids=repr
+)
+def test_a_head_that_is_to_be_zero_is_zero_after_the_mitigations_have_acted(mitigation):
+    agent = build(new_head="zero", mitigations=[mitigation])
+    for task in range(2):
+        agent.start_task(task)
+        assert not agent.policy.head.weight.any()
+        assert not agent.policy.head.bias.any()
+        agent.learn(32, reset_num_timesteps=task == 0)
+        assert agent.policy.head.weight.any()
 
 
 def some_classes(**more):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pliant.agents import DQN, L2, OPTIMIZERS, PPO, InvalidSetting, ReDo
 from pliant.agents.optimizers import Kron, MuonAdam, decays_decoupled
-from pliant.agents.units import renew, trace
+from pliant.agents.units import forget, renew, trace
 
 needs_kron = pytest.mark.skipif(find_spec("kron_torch") is None, reason="kron-torch is for Linux only")
 EVERY = pytest.mark.parametrize(
@@ -225,6 +225,7 @@ def test_krons_preconditioner_waits_as_many_updates_as_its_probability_says():
     net = network()
     optimizer = Kron(net.parameters(), lr=0.01)
     (group,) = optimizer.param_groups
+    descend(net, optimizer, 1)
     group["steps"] = 2000  # a probability of exp(-1.5): the first count that is at least exp(1.5) = 4.48 is 5
     waited = []
     for _ in range(7):
@@ -232,6 +233,21 @@ def test_krons_preconditioner_waits_as_many_updates_as_its_probability_says():
         waited.append(group["since_update"])
     assert waited == [1, 2, 3, 4, 0, 1, 2]
     assert group["steps"] == 2007
+
+
+@needs_kron
+def test_kron_that_has_forgotten_everything_is_a_new_one():
+    net = network()
+    optimizer = Kron(net.parameters(), lr=0.01)
+    descend(net, optimizer, 3)
+    optimizer.param_groups[0] |= {"steps": 3000, "since_update": 7}
+    twin = copy.deepcopy(net)
+    forget(optimizer, net.parameters())
+    for one, own in ((net, optimizer), (twin, Kron(twin.parameters(), lr=0.01))):
+        torch.manual_seed(3)
+        descend(one, own, 5)
+        assert (own.param_groups[0]["steps"], own.param_groups[0]["since_update"]) == (5, 0)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
 
 
 @needs_kron

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 from torch.nn import functional as F
 
-from pliant.agents import L2, Classifier, EffectiveRank, UnsupportedSpace
+from pliant.agents import L2, Classifier, EffectiveRank, FullReset, LayerReset, UnsupportedSpace
 from pliant.agents.batch_norm import BatchNorm2d, batch_norms, by_minibatch, learning
 from pliant.agents.passes import select
 from pliant.agents.resnet import ResNet18
@@ -64,6 +64,21 @@ def state(agent):
 
 def equal(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("reset", "anew"), [(FullReset(), True), (LayerReset(1), False)])
+def test_running_statistics_begin_anew_with_their_layers(reset, anew):
+    agent = build(mitigations=[reset])
+    new = state(agent)
+    agent.start_task(0)
+    agent.learn(48)
+    trained = state(agent)
+    agent.start_task(1)
+    statistics = [name for name, _ in agent.policy.named_buffers() if "running" in name or "tracked" in name]
+    assert statistics
+    for name in statistics:
+        assert not torch.equal(trained[name], new[name])
+        assert torch.equal(state(agent)[name], (new if anew else trained)[name])
 
 
 # The network ------------------------------------------------------------------------------------------------

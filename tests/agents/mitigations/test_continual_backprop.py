@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.agents import DQN, PPO, Classifier, ContinualBackprop, InvalidSetting, Update
+from pliant.agents import (
+    DQN,
+    PPO,
+    Classifier,
+    ContinualBackprop,
+    FullReset,
+    InvalidSetting,
+    LayerReset,
+    Update,
+)
 from pliant.agents.units import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
@@ -192,6 +201,30 @@ def test_units_that_are_replaced_together_say_nothing_to_one_another(algorithm, 
     assert mitigation.values()["cbp_replaced"] == sum(layer.width for layer in layers)
     for layer in layers:
         assert all((layer.outgoing(consumer) == 0).all() for consumer in layer.consumers)
+
+
+@pytest.mark.parametrize(
+    ("reset", "redrawn"), [(FullReset(), slice(None)), (LayerReset(2), slice(1, None)), (LayerReset(), [])]
+)
+@ALL
+def test_units_of_layers_that_are_drawn_anew_are_new(reset, redrawn, algorithm, make, observe):
+    mitigation = ContinualBackprop(replacement_rate=0.9, maturity=10)
+    agent = make(algorithm, [mitigation, reset])
+    agent.start_task(0)
+    for _ in range(10):
+        step(mitigation, agent, observe())
+    agent.start_task(1)
+    networks = [[n for n in mitigation._records if n.startswith(net)] for net in ("actor", "critic")]
+    networks = networks if algorithm is PPO else [list(mitigation._records)]
+    new = {name for names in networks for name in (names[redrawn] if redrawn else [])}
+    for name, record in mitigation._records.items():
+        expected = 0 if name in new else 10
+        assert record.age.tolist() == [expected] * 8
+        assert record.utility.any() == record.output.any() == (name not in new)
+    for _ in range(10):
+        step(mitigation, agent, observe())
+    young = [mitigation._records[name].age.min().item() for name in new]
+    assert young == [10] * len(new)  # nobody of them has been replaced
 
 
 @ALL

@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from pliant.agents import AGENTS, DQN, L2, PPO, Classifier, EffectiveRank, Mitigation, Update
+from pliant.agents import (
+    AGENTS,
+    DQN,
+    L2,
+    PPO,
+    Classifier,
+    EffectiveRank,
+    FullReset,
+    LayerReset,
+    Mitigation,
+    MixtureOfExperts,
+    PlasticityInjection,
+    Update,
+)
 
 SMALL = {
     PPO: {"n_steps": 32, "batch_size": 8, "n_epochs": 2},
@@ -74,6 +87,33 @@ def test_hooks_are_called_in_order_around_every_update(algorithm, toy):
     assert spy.calls[:3] == [f"build {agent.name}", "attach", "task 4"]
     assert spy.calls[3:] == ["before", "penalty", "after"] * agent.gradient_updates
     assert agent.gradient_updates > 0
+
+
+class Told(Mitigation):
+    """Keeps what it is told of."""
+
+    def on_redraw(self, agent, parameters):
+        self.names = sorted(parameters)
+        own = dict(agent.policy.named_parameters())
+        assert all(own[name] is parameter for name, parameter in parameters.items())
+
+
+@pytest.mark.parametrize(
+    ("mitigations", "new_head", "modules"),
+    [
+        ([FullReset()], "keep", ["body.0", "head"]),
+        ([LayerReset()], "keep", ["head"]),
+        ([PlasticityInjection()], "keep", ["head.learner.0", "head.learner.2"]),
+        ([], "zero", ["head"]),
+        ([], "redraw", ["head"]),
+        ([MixtureOfExperts(2)], "zero", ["head.experts.0.2", "head.experts.1.2"]),
+    ],
+)
+def test_mitigations_are_told_which_parameters_have_been_drawn_anew(mitigations, new_head, modules, toy):
+    told = Told()
+    agent = build(Classifier, toy(), [told, *mitigations], new_head=new_head, policy_kwargs={"net_arch": [4]})
+    agent.start_task(1)
+    assert told.names == [f"{module}.{kind}" for module in modules for kind in ("bias", "weight")]
 
 
 @pytest.mark.parametrize("algorithm", AGENTS.values())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pliant.agents import DQN, PPO, InvalidSetting, L2Init
+from pliant.agents import DQN, PPO, FullReset, InvalidSetting, L2Init, LayerReset
 
 BOTH = pytest.mark.parametrize("algorithm", [PPO, DQN])
 
@@ -70,6 +70,25 @@ def test_the_start_that_is_put_back_is_the_one_given(algorithm, make, observe):
     mitigation.load_tensors({name: w + 3.0 for name, w in mitigation.tensors().items()})
     count = sum(p.numel() for p in trained(agent))
     assert mitigation.penalty(agent, observe()).item() == pytest.approx(0.5 * 2.0 * 9.0 * count, rel=1e-4)
+
+
+@BOTH
+def test_redrawn_parameters_are_pulled_back_to_where_they_are_now(algorithm, make, parameters, observe):
+    mitigation, whole = L2Init(1e-3), L2Init(1e-3)
+    agent = make(algorithm, [mitigation, LayerReset()], learning_rate=1e-2)
+    start = mitigation.tensors()
+    agent.start_task(0)
+    agent.learn(64)
+    agent.start_task(1)
+    new = {name for name, w in mitigation.tensors().items() if w is not start[name]}
+    assert all(torch.equal(mitigation.tensors()[name], parameters(agent)[name]) for name in new)
+    heads = {"action_net", "value_net"} if algorithm is PPO else {"q_net.q_net.4"}
+    assert new == {f"{head}.{kind}" for head in heads for kind in ("weight", "bias")}
+    assert mitigation.penalty(agent, observe()) > 0
+
+    agent = make(algorithm, [whole, FullReset()], learning_rate=1e-2).learn(64)
+    agent.start_task(1)
+    assert whole.penalty(agent, observe()) == 0
 
 
 def test_dqns_target_network_is_not_pulled(make):

@@ -8,7 +8,18 @@ import pytest
 import torch
 from scipy import special
 
-from pliant.agents import DQN, PPO, Classifier, FullReset, InvalidSetting, NonFiniteLoss, Trac, WeightClipping
+from pliant.agents import (
+    DQN,
+    PPO,
+    Classifier,
+    FullReset,
+    InvalidSetting,
+    LayerReset,
+    NonFiniteLoss,
+    PlasticityInjection,
+    Trac,
+    WeightClipping,
+)
 from pliant.agents.mitigations.trac import Scale
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
@@ -149,6 +160,50 @@ def test_it_goes_on_beside_resets_and_clipping(algorithm, make, parameters):
         agent.start_task(task)
         agent.learn(48, reset_num_timesteps=task == 0)
     assert all(p.isfinite().all() for p in parameters(agent).values())
+
+
+@ALL
+def test_a_full_reset_is_a_new_beginning(algorithm, make, parameters):
+    mitigation = Trac(initial=0.01)
+    agent = make(algorithm, [mitigation, FullReset()], learning_rate=0.1)
+    new = mitigation.state()
+    agent.start_task(0)
+    agent.learn(64)
+    assert mitigation.state() != new
+    agent.start_task(1)
+    assert mitigation.state() == new
+    for name, p in parameters(agent).items():
+        assert torch.equal(mitigation.tensors()[f"reference/{name}"], p)
+        assert torch.equal(mitigation.tensors()[f"after/{name}"], p)
+
+
+HEADS = {
+    "layer-reset": lambda: ([LayerReset()], "keep"),
+    "injection": lambda: ([PlasticityInjection()], "keep"),
+    "zero": lambda: ([], "zero"),
+    "redraw": lambda: ([], "redraw"),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_new_head_begins_where_it_is_and_the_rest_goes_on(kind, make, parameters):
+    others, new_head = HEADS[kind]()
+    mitigation = Trac(initial=0.01)
+    agent = make(Classifier, [mitigation, *others], new_head=new_head, learning_rate=0.1)
+    agent.start_task(0)
+    agent.learn(64)
+    before, scale = {name: t.clone() for name, t in mitigation.tensors().items()}, mitigation.state()
+    agent.start_task(1)
+    assert mitigation.state() == scale
+    heads = {name: p for name, p in parameters(agent).items() if "head" in name}
+    assert heads
+    for key, tensor in mitigation.tensors().items():
+        name = key.split("/")[1]
+        assert torch.equal(tensor, heads.get(name, before[key]))
+        assert kind != "zero" or name not in heads or not tensor.any()
+    agent.policy.optimizer.param_groups[0]["lr"] = 0.0
+    agent.learn(1, reset_num_timesteps=False)
+    assert all(torch.equal(mitigation.tensors()[f"reference/{name}"], p) for name, p in heads.items())
 
 
 def test_attaching_again_listens_once():
