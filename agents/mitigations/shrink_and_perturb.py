@@ -25,7 +25,8 @@ class ShrinkAndPerturb(Mitigation):
     ``e`` is standard normal (``"normal"``), or a fresh draw of the very weights as at construction
     (``"initial"``), so that noise has each layer's own scale. Weights are those of linear and convolutional
     layers; the log standard deviation and normalisations stay. The optimiser's moments stay, too. DQN's
-    target network follows the online one. With shrink 1 and noise 0 nothing happens, and nothing is drawn.
+    target network follows the online one, at a switch at once. With shrink 1 and noise 0 nothing happens, and
+    nothing is drawn.
 
     Strengths: continual backprop's authors (github.com/shibhansh/loss-of-plasticity) shrink by weight decay
     and add normal noise of 1e-4, 1e-5, 1e-6 after every update, as does the reference of arXiv 2509.22335 on
@@ -75,6 +76,7 @@ class ShrinkAndPerturb(Mitigation):
         """Act, if due."""
         if self.when == "task" and task > 0:
             self.apply(agent)
+            agent.follow()
 
     @torch.no_grad()
     def apply(self, agent: "Agent") -> None:

@@ -99,7 +99,16 @@ def test_it_acts_after_every_so_many_updates_or_at_switches(algorithm, make):
     assert task.values()["perturbations"] == 2
 
 
-def test_dqns_target_network_is_not_perturbed(make):
+@ALL
+def test_at_a_switch_dqns_target_network_becomes_a_copy_of_the_online_one(algorithm, make):
+    agent = make(algorithm, [ShrinkAndPerturb(shrink=0.5, noise=1.0, when="task")])
+    agent.start_task(1)
+    if algorithm is DQN:
+        online, target = agent.q_net.state_dict(), agent.q_net_target.state_dict()
+        assert all(torch.equal(online[name], target[name]) for name in online)
+
+
+def test_dqns_target_network_is_not_perturbed_between_switches(make):
     mitigation = ShrinkAndPerturb(shrink=0.5, noise=1.0)
     agent = make(DQN, [mitigation])
     before = [p.clone() for p in agent.q_net_target.parameters()]
