@@ -36,8 +36,8 @@ class NormalizeAndProject(Mitigation):
     projected; the last layer of each network is free to scale its outputs.
 
     The normalisations' own scale g and shift b of n units may be: ``"project"``, rescaled together to the
-    norm ``sqrt(n)`` that they begin with (for ReLU networks this rescales features, which only the last
-    layer can notice); ``"free"``; or ``"none"``, left out.
+    norm ``sqrt(n)`` that they begin with (for ReLU networks this rescales features, which the last layer
+    notices, and a later hidden layer if it has a bias); ``"free"``; or ``"none"``, left out.
 
     DQN's target network has the normalisations and follows the online one.
 
