@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from .errors import AgentError, InvalidSetting, NonFiniteLoss
-from .features import recorded
+from .features import received, recorded
 from .mitigations.base import Mitigation, check_combination
 from .mixture import Mixture, weighted_rows
 from .networks import INITIALISATIONS, initialise, named, resolve_names
@@ -150,6 +150,12 @@ class Agent(BaseAlgorithm):
             ends = [_last(f"{network}/{part}/", layers) for part, _ in mixture.parts() if part != "gate"]
             features[name] = weighted_rows(seen[name], [seen[end] for end in ends])
         return features
+
+    def inputs(self, modules: Iterable[nn.Module], observations: Observations) -> dict[nn.Module, Tensor]:
+        """What enters modules of the networks, ``[B, ...]`` each, from one forward pass."""
+        with received(modules) as inputs:
+            self._forward_hidden(observations)
+        return inputs
 
     def mixtures(self) -> dict[str, Mixture]:
         """The mixtures of experts that a mitigation has put in, by ``"<network>/mixture"``."""

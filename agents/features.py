@@ -101,6 +101,22 @@ def recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
+@contextmanager
+def received(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Within the block, a forward pass stores what each of these is given, as it is."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
+        inputs[module] = given[0]
+
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def as_samples(output: Tensor) -> Tensor:
     """A layer's output as a feature matrix: ``[B, D]`` stays, ``[B, C, H, W]`` becomes ``[B H W, C]``."""
     if output.ndim <= 2:

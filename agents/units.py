@@ -6,13 +6,14 @@ checked against the autograd graph, so that no way out of a unit is overlooked.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
@@ -77,11 +78,30 @@ class UnitLayer:
         weight = consumer.weight if tensor is None else tensor
         return weight.view(len(weight), self.parts, self.width, -1)
 
-    def outgoing_magnitude(self) -> Tensor:
-        """Mean over all outgoing weights of a unit of their absolute value, ``[units]``."""
-        per_consumer = [self.outgoing(consumer).detach().abs() for consumer in self.consumers]
-        total = torch.stack([weights.sum(dim=(0, 1, 3)) for weights in per_consumer]).sum(dim=0)
-        return total / sum(weights[:, :, 0].numel() for weights in per_consumer)
+    def contribution(self, magnitudes: Sequence[Tensor]) -> Tensor:
+        """Mean over a unit's outgoing weights w of ``|w| E|x|``, x what w multiplies, ``[units]``.
+
+        Args:
+            magnitudes: E|x| for each consumer, ``[parts, units, positions]``, see `multiplied`.
+        """
+        weights = [self.outgoing(consumer).detach().abs() for consumer in self.consumers]
+        count = sum(w[:, :, 0].numel() for w in weights)
+        sums = [(w.sum(dim=0) / count * x).sum(dim=(0, 2)) for w, x in zip(weights, magnitudes, strict=True)]
+        return torch.stack(sums).sum(dim=0)
+
+    def multiplied(self, consumer: Weighted, inputs: Tensor) -> Tensor:
+        """The mean of what the weights to a consumer multiply, ``[parts, units, positions]``.
+
+        Over samples and, for a convolution, the places that the kernel is laid on, borders included.
+
+        Args:
+            consumer: one of ``consumers``.
+            inputs: its own, ``[B, ...]``, or their absolute values.
+        """
+        mean = inputs.mean(dim=0)
+        if not isinstance(consumer, nn.Linear):
+            mean = _under_the_kernel(consumer, mean)
+        return self.outgoing(consumer, mean[None])[0]
 
     def activity(self, features: Tensor) -> Tensor:
         """Mean absolute output of each unit, ``[units]``.
@@ -394,20 +414,32 @@ def renew(layer: UnitLayer, units: Tensor, weight: Tensor, bias: Tensor | None, 
 
 
 @torch.no_grad()
-def compensate(layer: UnitLayer, units: Tensor, output: Tensor) -> None:
+def compensate(layer: UnitLayer, units: Tensor, means: Sequence[Tensor]) -> None:
     """Add to the consumers' biases what units contribute on average, before they are renewed.
 
-    Exact where a unit's output is constant; of a convolution, away from padded borders.
+    The mean of what a consumer puts out, over samples and positions, is then what it was.
 
     Args:
         layer: of a `Wiring`.
         units: indices ``[n]``.
-        output: the mean of what they put out, ``[parts, n]``.
+        means: for each consumer, of what their weights to it multiply, ``[parts, n, positions]``.
     """
-    for consumer in layer.consumers:
+    for consumer, mean in zip(layer.consumers, means, strict=True):
         if consumer.bias is not None:
             weights = layer.outgoing(consumer)[:, :, units]  # [out, parts, n, positions]
-            consumer.bias += torch.einsum("opns,pn->o", weights, output.to(weights))
+            consumer.bias += torch.einsum("opns,pns->o", weights, mean.to(weights))
+
+
+def _under_the_kernel(convolution: Weighted, picture: Tensor) -> Tensor:
+    """The mean over all places of a kernel of what each of its entries lies on, ``[in, ...]``.
+
+    It is the gradient of one output channel's mean, whatever the padding, stride and dilation.
+    """
+    one = {name: torch.zeros_like(p[:1], requires_grad=True) for name, p in convolution.named_parameters()}
+    with torch.enable_grad():
+        output = functional_call(convolution, one, (picture[None],))
+        (gradient,) = torch.autograd.grad(output.mean(), one["weight"])
+    return gradient[0]
 
 
 def _renew_norm(norm: nn.Module, units: Tensor, width: int, optimizer: Any) -> None:

@@ -23,9 +23,13 @@ class _Record:
     """What is known of the units of one layer."""
 
     utility: Tensor  # [units], exponential mean, biased towards 0
-    output: Tensor  # [parts, units], exponential mean of what they put out, likewise
+    means: list[Tensor]  # of x for each consumer, [parts, units, positions], likewise
     age: Tensor  # [units], updates since they were made
     due: Tensor  # [], replacements that are due, a fraction
+
+    def tensors(self) -> dict[str, Tensor]:
+        means = {f"mean-{i}": mean for i, mean in enumerate(self.means)}
+        return {"utility": self.utility, **means, "age": self.age, "due": self.due}
 
 
 @dataclass
@@ -34,18 +38,22 @@ class ContinualBackprop(Mitigation):
 
     After every update each unit i of a hidden layer has its contribution utility updated,
 
-        ``u_i <- decay u_i + (1 - decay) mean|w_out,i| mean|h_i|``,
+        ``u_i <- decay u_i + (1 - decay) mean_w (|w| mean|x_w|)``,
 
-    the means over outgoing weights and over the minibatch (and positions, for a channel), and ages by one.
-    ``replacement_rate`` times the number of units older than ``maturity`` is added to what is due; whenever
-    that reaches one, the mature unit of least ``u_i / (1 - decay^age)`` is replaced: incoming weights drawn
-    as at construction, outgoing weights zero, its mean output (an exponential mean, too) times the old
-    outgoing weights added to the biases of the next layer, so that this says on average what it said before,
-    age and utility zero, the optimiser's moments cleared (see ``units.renew``). That is the authors' code
-    for reinforcement learning (github.com/shibhansh/loss-of-plasticity, lop/algos/gnt.py) with its
-    ``accumulate``; their Adam counts steps per weight, torch's per tensor. (The jax reference of arXiv
-    2509.22335, github.com/KevinGuo27/lop-jax, takes the *largest* utilities and draws outgoing weights at
-    random.)
+    the means over its outgoing weights w and, for each, over what it multiplies in the minibatch: x_w is the
+    unit's output as it enters the next layer, pooled if there is pooling, at one position if channels were
+    flattened, at all places of the kernel before a convolution, and one of two where an activation has two
+    outputs. In a plain network all x_w of a unit are its output h, and this is ``mean|w| mean|h|``. Each unit
+    ages by one. ``replacement_rate`` times the number of units older than ``maturity`` is added to what is
+    due; whenever that reaches one, the mature unit of least ``u_i / (1 - decay^age)`` is replaced: incoming
+    weights drawn as at construction, outgoing weights zero, the sum of ``w mean x_w`` (an exponential mean,
+    too) over the old outgoing weights added to the biases of the next layer, so that this says on average
+    what it said before, age and utility zero, the optimiser's moments cleared (see ``units.renew``). That is
+    the authors' code for reinforcement learning (github.com/shibhansh/loss-of-plasticity, lop/algos/gnt.py)
+    with its ``accumulate``; their Adam counts steps per weight, torch's per tensor; for convolutions it has a
+    file of its own (convGnT.py), which takes the mean of a whole channel before a convolution, borders or
+    not, and compensates nothing. (The jax reference of arXiv 2509.22335, github.com/KevinGuo27/lop-jax, takes
+    the *largest* utilities and draws outgoing weights at random.)
 
     Only the online network of DQN is changed; the target network follows. Layers in a residual stream are
     left alone. Where a layer is drawn anew (resets), all of its units are new.
@@ -94,19 +102,22 @@ class ContinualBackprop(Mitigation):
     @torch.no_grad()
     def after_update(self, agent: "Agent", update: Update) -> None:
         """Judge every unit on this minibatch, and replace those that are due."""
-        features = agent.features(update.observations)
+        consumers = dict.fromkeys(c for layer in self._layers.values() for c in layer.consumers)
+        inputs = agent.inputs(consumers, update.observations)
         for name, layer in self._layers.items():
-            self._judge(layer, self._records[name], features[name])
+            self._judge(layer, self._records[name], [inputs[consumer] for consumer in layer.consumers])
         # The deepest first, so that outgoing weights end at zero even where they lead into a new unit.
         for name, layer in reversed(self._layers.items()):
             units = self._due(self._records[name])
             if len(units):
                 self._replace(agent, layer, self._records[name], units)
 
-    def _judge(self, layer: UnitLayer, record: _Record, features: Tensor) -> None:
-        contribution = layer.outgoing_magnitude() * layer.activity(features)
+    def _judge(self, layer: UnitLayer, record: _Record, inputs: list[Tensor]) -> None:
+        given = list(zip(layer.consumers, inputs, strict=True))
+        contribution = layer.contribution([layer.multiplied(consumer, x.abs()) for consumer, x in given])
         record.utility.lerp_(contribution, 1 - self.decay)
-        record.output.lerp_(features.view(-1, layer.parts, layer.width).mean(dim=0), 1 - self.decay)
+        for mean, (consumer, x) in zip(record.means, given, strict=True):
+            mean.lerp_(layer.multiplied(consumer, x), 1 - self.decay)
         record.age += 1
 
     def _due(self, record: _Record) -> Tensor:
@@ -119,10 +130,12 @@ class ContinualBackprop(Mitigation):
         return mature[torch.argsort(utility, stable=True)[:count]]
 
     def _replace(self, agent: "Agent", layer: UnitLayer, record: _Record, units: Tensor) -> None:
-        compensate(layer, units, record.output[:, units] / self._correction(record.age[units]))
+        correction = self._correction(record.age[units])[:, None]
+        compensate(layer, units, [mean[:, units] / correction for mean in record.means])
         renew(layer, units, *agent.fresh_units(layer.incoming, len(units)), agent.policy.optimizer)
         record.utility[units] = 0
-        record.output[:, units] = 0
+        for mean in record.means:
+            mean[:, units] = 0
         record.age[units] = 0
         self._replaced += len(units)
 
@@ -149,12 +162,12 @@ class ContinualBackprop(Mitigation):
 
     def tensors(self) -> dict[str, Tensor]:
         """The records."""
-        return {f"{name}/{key}": t for name, r in self._records.items() for key, t in vars(r).items()}
+        return {f"{name}/{key}": t for name, r in self._records.items() for key, t in r.tensors().items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put them back."""
         for name, record in self._records.items():
-            for key, tensor in vars(record).items():
+            for key, tensor in record.tensors().items():
                 tensor.copy_(tensors[f"{name}/{key}"])
 
 
@@ -162,7 +175,7 @@ def _new_record(layer: UnitLayer) -> _Record:
     zeros = layer.incoming.weight.detach().new_zeros
     return _Record(
         utility=zeros(layer.width),
-        output=zeros(layer.parts, layer.width),
+        means=[torch.zeros_like(layer.outgoing(consumer)[0].detach()) for consumer in layer.consumers],
         age=zeros(layer.width),
         due=torch.zeros((), dtype=torch.float64),
     )

@@ -127,12 +127,15 @@ def test_columns_of_a_flattened_picture_belong_to_their_channel(toy):
     assert torch.equal(layer.outgoing(consumer)[:, 0, 3], consumer.weight[:, 12:16])
 
 
-def test_outgoing_magnitude_is_the_mean_over_all_outgoing_weights(toy):
+def test_a_contribution_is_a_mean_over_all_outgoing_weights(toy):
     agent = build(PPO, toy(PICTURE), policy_kwargs={**CNN, "net_arch": []})
     layer = trace(agent).layers["shared/3"]
     action, value = agent.policy.action_net.weight, agent.policy.value_net.weight
     expected = torch.cat([action, value]).abs().mean(dim=0)
-    torch.testing.assert_close(layer.outgoing_magnitude(), expected.detach())
+    once = [torch.ones(1, 12, 1), torch.ones(1, 12, 1)]
+    torch.testing.assert_close(layer.contribution(once), expected.detach())
+    twice = [torch.zeros(1, 12, 1), 2 * torch.ones(1, 12, 1)]
+    torch.testing.assert_close(layer.contribution(twice), 2 * value.detach().abs().sum(dim=0) / 4)
 
 
 def test_activity_is_the_mean_absolute_output(toy):

@@ -3,18 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from pliant.agents import (
     DQN,
     PPO,
     Classifier,
     ContinualBackprop,
+    CReLU,
+    DeepFourier,
     FullReset,
     InvalidSetting,
     LayerReset,
     Update,
 )
-from pliant.agents.units import trace
+from pliant.agents.features import recorded
+from pliant.agents.units import UnitLayer, trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])
@@ -44,25 +48,85 @@ def test_utility_is_the_mean_contribution_with_an_exponential_mean(make):
         head.weight *= 10
     step(mitigation, agent, observations)
     torch.testing.assert_close(record.utility, 0.9 * 0.1 * first + 0.1 * 10 * first)
-    torch.testing.assert_close(record.output, (1 - 0.9**2) * torch.tensor([[0.5, 3.0]]))
+    torch.testing.assert_close(record.means[0], (1 - 0.9**2) * torch.tensor([[[0.5], [3.0]]]))
     assert record.age.tolist() == [2, 2]
     corrected = (0.9 * 0.1 + 1) * first / (1 - 0.9**2)
     assert mitigation.values()["cbp_utility"] == pytest.approx(corrected.mean().item())
 
 
-def test_channels_count_over_positions_and_all_their_columns(make, observe):
+def test_outputs_of_either_sign_count_alike(make, observe):
+    mitigation = ContinualBackprop(replacement_rate=0.0, decay=0.0)
+    agent = make(DQN, [mitigation], policy_kwargs={"activation_fn": "tanh"})
+    step(mitigation, agent, observe())
+    features, outgoing = agent.features(observe())["q/0"].detach(), agent.q_net.q_net[2].weight.detach()
+    assert features.min() < 0 < features.max()
+    record = mitigation._records["q/0"]
+    torch.testing.assert_close(record.utility, outgoing.abs().mean(0) * features.abs().mean(0))
+    torch.testing.assert_close(record.means[0], features.mean(0)[None, :, None])
+
+
+def test_an_output_of_two_counts_with_its_own_weights():
+    """Unit 0 says 1 to a weight of 0, and 0 to one of -5: nothing."""
+    incoming, consumer = torch.nn.Linear(1, 2), torch.nn.Linear(4, 1)
+    with torch.no_grad():
+        consumer.weight.copy_(torch.tensor([[0.0, 0.3, -5.0, 0.4]]))
+    layer = UnitLayer("crelu", incoming, (), torch.nn.Identity(), 2, (consumer,))
+    inputs = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 3.0]])  # parts times units
+    contribution = layer.contribution([layer.multiplied(consumer, inputs.abs())])
+    torch.testing.assert_close(contribution, torch.tensor([0.0, (0.3 * 0.5 + 0.4 * 1.5) / 2]))
+
+
+def test_channels_count_at_every_position_that_their_weights_see(make, observe):
     mitigation = ContinualBackprop(replacement_rate=0.0, decay=0.0)
     agent = make(DQN, [mitigation], "cnn")
     seen = observe("cnn")
     step(mitigation, agent, seen)
-    layers, features = trace(agent).layers, agent.features(seen)
-    flattened = layers["q/2"]  # 64 channels of 2 x 2 positions before a linear layer
-    weight = flattened.consumers[0].weight.detach().abs()  # [8, 256]
-    expected = weight.view(8, 64, 4).mean(dim=(0, 2)) * features["q/2"].detach().abs().mean(0)
+    layers = trace(agent).layers
+    linear, convolution = layers["q/2"].consumers[0], layers["q/0"].consumers[0]
+    inputs = agent.inputs([linear, convolution], seen)
+    # 64 channels of 2 x 2 positions, flattened before a linear layer
+    contributions = linear.weight.detach().abs().mean(0) * inputs[linear].detach().abs().mean(0)  # [256]
+    expected = contributions.view(64, 4).mean(dim=1)
     torch.testing.assert_close(mitigation._records["q/2"].utility, expected)
-    kernel = layers["q/0"].consumers[0].weight.detach().abs()
-    expected = kernel.mean(dim=(0, 2, 3)) * features["q/0"].detach().abs().mean(0)
+    kernel, picture = convolution.weight.detach().abs(), inputs[convolution].detach().abs()
+    height, width = (side - tap + 1 for side, tap in zip(picture.shape[2:], kernel.shape[2:], strict=True))
+    expected = sum(
+        kernel[:, :, i, j].mean(0) * picture[:, :, i : i + height, j : j + width].mean(dim=(0, 2, 3))
+        for i in range(kernel.shape[2])
+        for j in range(kernel.shape[3])
+    )
+    expected /= kernel[0, 0].numel()
     torch.testing.assert_close(mitigation._records["q/0"].utility, expected)
+
+
+@pytest.mark.parametrize("activation", [None, CReLU(), DeepFourier(halve=False)], ids=repr)
+@pytest.mark.parametrize("extractor", ["pooled-cnn", "small-cnn"])
+@pytest.mark.parametrize("layer", range(4))
+def test_a_replacement_leaves_the_mean_of_what_follows(layer, extractor, activation, toy):
+    """Behind pooling, flattening and padded borders, with one output per unit or two."""
+    mitigation = ContinualBackprop(replacement_rate=0.5, maturity=1, decay=0.0, layers=[f"q/{layer}"])
+    agent = DQN(
+        "MlpPolicy",
+        toy(spaces.Box(0, 1, (9, 9, 2), np.float32)),
+        mitigations=[mitigation, activation] if activation else [mitigation],
+        policy_kwargs={"features_extractor_class": extractor, "net_arch": [8], "activation_fn": "relu"},
+        seed=0,
+        device="cpu",
+    )
+    seen = torch.rand(10, 9, 9, 2, generator=torch.Generator().manual_seed(0))
+    (following,) = trace(agent).layers[f"q/{layer}"].consumers
+
+    def mean():
+        with torch.no_grad(), recorded({"following": following}) as said:
+            agent.features(seen)
+        return said["following"].mean(dim=0)
+
+    step(mitigation, agent, seen)
+    before, weight = mean(), following.weight.detach().clone()
+    step(mitigation, agent, seen)
+    assert mitigation.values()["cbp_replaced"] > 0
+    assert (following.weight != weight).any()
+    torch.testing.assert_close(mean(), before, rtol=1e-4, atol=1e-5)
 
 
 @BOTH
@@ -81,12 +145,14 @@ def test_the_least_useful_mature_unit_is_replaced_when_one_is_due(algorithm, pol
         assert mitigation.values()["cbp_replaced"] == 0
         assert record.age.tolist() == [update] * 8
     weights, biases = layer.incoming.weight.detach().clone(), layer.incoming.bias.detach().clone()
-    utility = layer.outgoing_magnitude() * layer.activity(agent.features(seen)[name])
+    inputs = agent.inputs(layer.consumers, seen)
+    utility = layer.contribution([layer.multiplied(c, inputs[c].abs()) for c in layer.consumers])
     step(mitigation, agent, seen)
     assert mitigation.values()["cbp_replaced"] == 1
     least = (0.5 * record.utility).argmin().item()
     assert record.age.tolist() == [0 if unit == least else 7 for unit in range(8)]
     assert record.utility[least] == 0
+    assert all(mean[:, least].eq(0).all() and mean.any() for mean in record.means)
     assert utility[least] == utility.min()
     changed = (layer.incoming.weight != weights).flatten(1).any(1) | (layer.incoming.bias != biases)
     assert changed.nonzero().flatten().tolist() == [least]
@@ -220,7 +286,7 @@ def test_units_of_layers_that_are_drawn_anew_are_new(reset, redrawn, algorithm, 
     for name, record in mitigation._records.items():
         expected = 0 if name in new else 10
         assert record.age.tolist() == [expected] * 8
-        assert record.utility.any() == record.output.any() == (name not in new)
+        assert record.utility.any() == record.means[0].any() == (name not in new)
     for _ in range(10):
         step(mitigation, agent, observe())
     young = [mitigation._records[name].age.min().item() for name in new]
