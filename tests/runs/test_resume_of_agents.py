@@ -14,7 +14,7 @@ from pliant.runs.training import train
 
 # What makes each of them do something within 256 environment steps; the defaults of the others do.
 SETTINGS = {
-    "c-chain": {"initial": 10.0},
+    "c-chain": {"initial": 10.0, "warmup": 5},  # longer than a task of PPO
     "continual-backprop": {"replacement_rate": 0.05, "maturity": 3},
     "isotropy": {"ratio": 0.1},
     "l2": {"strength": 1e-1},
