@@ -117,6 +117,11 @@ def build_spec(
     return validate(whole, source=source)
 
 
+def shipped_arms() -> list[str]:
+    """The arms that every preset has."""
+    return list(_shipped(_ARMS))
+
+
 def arm_names(preset: str) -> list[str]:
     """The arms of a preset: the shipped ones and its own."""
     return list(load_table(preset)[_ARMS])

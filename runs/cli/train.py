@@ -28,7 +28,7 @@ def train(
         typer.Argument(help="A shipped preset (see --list) or the path of a TOML file.", show_default=False),
     ] = None,
     arm: Annotated[
-        str | None, typer.Option(help="Named set of mitigations: bp, l2, er, l2-er, reset, cbp-l2, ...")
+        str | None, typer.Option(help="Named set of mitigations: bp, l2, er, l2-er, reset, ... (see --list)")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -46,7 +46,7 @@ def train(
     ] = "auto",
     folder: Annotated[Path, typer.Option("--out", help="Where run folders are made.")] = Path("results"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
-    list_presets: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
+    list_presets: Annotated[bool, typer.Option("--list", help="List the presets and arms and stop.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved spec and the tasks, and stop.")] = False,
     from_sb3: Annotated[
         Path | None,
@@ -200,13 +200,14 @@ def _program(name: str) -> str:
 
 
 def _print_presets() -> None:
-    from ..presets import load_spec, preset_names
+    from ..presets import load_spec, preset_names, shipped_arms
 
     table = plain_table("preset", "agent", "environment steps", "what it is")
     for name in preset_names():
         spec = load_spec(name)
         table.add_row(name, spec.agent.algorithm.upper(), f"{spec.total_steps:,}", spec.description)
     out.print(table)
+    out.print(f"\narms of every preset, for --arm: {', '.join(shipped_arms())} (docs/mitigations.md)")
 
 
 def _print_plan(plan: Plan) -> None:

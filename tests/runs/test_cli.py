@@ -191,13 +191,15 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().out == f"pliant {version('pliant')}\n"
 
 
-def test_the_list_names_every_preset(command) -> None:
-    from pliant.runs.presets import preset_names
+def test_the_list_names_every_preset_and_arm(command) -> None:
+    from pliant.runs.presets import arm_names, preset_names
 
     code, out, _ = command("--list")
     assert code == 0
     for name in preset_names():
         assert name in out
+    arms = " ".join(out.split()).partition("for --arm: ")[2].partition(" (")[0]
+    assert arms.split(", ") == arm_names("quickstart")
 
 
 def test_a_run_says_where_its_results_are_and_how_to_watch_them(command, toy: Path, tmp_path: Path) -> None:
