@@ -93,10 +93,11 @@ class AgentSettings(Settings):
     n_envs: Annotated[int, Field(gt=0, le=10_000)] = 1
     """Copies of the environment, stepped one after the other in this process."""
     learning_rate: PositiveFloat = 3e-4
+    """Of the optimiser; DQN and the classifier have defaults of their own."""
     learning_rate_end: NonNegativeFloat | None = None
     """When given, the learning rate falls linearly to it over the window that ``schedule`` names."""
     max_grad_norm: PositiveFloat = 0.5
-    """``inf`` switches clipping off."""
+    """The gradient is scaled down to this norm where it is longer; ``inf`` switches that off."""
     network: NetworkSpec = NetworkSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
 
@@ -106,19 +107,31 @@ class PPOSpec(AgentSettings):
 
     algorithm: Literal["ppo"]
     gamma: Fraction = 0.99
+    """Discount per environment step."""
     n_steps: PositiveInt = 2048
     """Environment steps per environment and rollout."""
     batch_size: PositiveInt = 64
+    """Environment steps of a minibatch, of which each gives one gradient update; a divisor of a rollout."""
     n_epochs: PositiveInt = 10
+    """Passes over each rollout."""
     gae_lambda: Fraction = 0.95
+    """Of generalised advantage estimation: 0 is the one-step TD error, 1 the whole return."""
     clip_range: PositiveFloat = 0.2
+    """A ratio of new to old probability gains nothing beyond 1 - this and 1 + this."""
     clip_range_vf: PositiveFloat | None = None
+    """The same for the change of the critic's values, in their own units; None: no clipping."""
     normalize_advantage: bool = True
+    """Whether the advantages of each minibatch are brought to mean 0 and standard deviation 1."""
     ent_coef: NonNegativeFloat = 0.0
+    """Weight of the policy's entropy in the loss."""
     vf_coef: NonNegativeFloat = 0.5
+    """Weight of the critic's loss in the loss."""
     use_sde: bool = False
+    """Whether exploration depends on the state (gSDE); for continuous actions."""
     sde_sample_freq: int = -1
+    """Environment steps after which gSDE draws a new noise matrix; -1: once a rollout."""
     target_kl: PositiveFloat | None = None
+    """Updates on a rollout end where the KL to the old policy, estimated, exceeds 1.5 times this."""
 
     @model_validator(mode="after")
     def _batch_fits_the_rollout(self) -> PPOSpec:
@@ -141,19 +154,33 @@ class DQNSpec(AgentSettings):
 
     algorithm: Literal["dqn"]
     gamma: Fraction = 0.99
+    """Discount per environment step."""
     learning_rate: PositiveFloat = 1e-4
+    """Of the optimiser."""
     buffer_size: PositiveInt = 100_000
+    """Transitions in the replay buffer; stable-baselines3 has 1,000,000."""
     learning_starts: NonNegativeInt = 100
+    """Environment steps of the run before the first gradient update, with random actions."""
     batch_size: PositiveInt = 32
+    """Transitions of a gradient update."""
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """How far the target network moves towards the trained one at each of its updates; 1: a copy."""
     train_freq: PositiveInt = 4
+    """Environment steps per environment between two trainings."""
     gradient_steps: PositiveInt = 1
+    """Gradient updates of a training."""
     n_step_returns: PositiveInt = 1
+    """Rewards that a target sums before it bootstraps."""
     target_update_interval: PositiveInt = 10_000
+    """Environment steps between two updates of the target network."""
     exploration_fraction: Fraction = 0.1
+    """Share of the window that ``schedule`` names over which the rate of random actions falls."""
     exploration_initial_eps: Fraction = 1.0
+    """Rate of random actions at its start."""
     exploration_final_eps: Fraction = 0.05
+    """Rate of random actions from then on."""
     max_grad_norm: PositiveFloat = 10.0
+    """The gradient is scaled down to this norm where it is longer; ``inf`` switches that off."""
 
 
 class ClassifierSpec(AgentSettings):
@@ -161,7 +188,9 @@ class ClassifierSpec(AgentSettings):
 
     algorithm: Literal["classifier"]
     n_envs: Literal[1] = 1
+    """Always one: the samples are the environment's."""
     learning_rate: PositiveFloat = 1e-3
+    """Of the optimiser."""
     batch_size: PositiveInt = 32
     """Samples of a gradient update; the last of a pass over the samples may have fewer."""
     updates_per_rollout: PositiveInt = 100
@@ -171,6 +200,7 @@ class ClassifierSpec(AgentSettings):
     present_classes_only: bool = False
     """Tell samples apart only among the classes that the task holds: incremental CIFAR's protocol."""
     max_grad_norm: PositiveFloat = float("inf")
+    """``inf``: no clipping."""
 
 
 AgentSpec = Annotated[PPOSpec | DQNSpec | ClassifierSpec, Field(discriminator="algorithm")]
@@ -235,6 +265,7 @@ class EvaluationSpec(Settings):
     policies: Annotated[tuple[Literal["deterministic", "stochastic"], ...], Field(min_length=1)] = (
         "deterministic",
     )
+    """Which actions: the most likely ones, or drawn ones (DQN: random ones at its final rate)."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Laid over the ``kwargs`` of every task: ``{ split = "test" }`` shows a stream's other samples."""
     max_length: PositiveInt = 10_000
@@ -273,9 +304,13 @@ class RunSpec(Settings):
     """One run: an agent, a sequence of tasks, what keeps the agent plastic, and what is measured."""
 
     name: Name
+    """First part of the run folder's name; if left out, that of the preset or file."""
     description: str = ""
+    """One line for people."""
     arm: Name = "bp"
+    """The arm that is chosen where ``--arm`` names none; in a resolved spec, the one that was."""
     seed: NonNegativeInt = 0
+    """Networks, environments and data of snapshots follow from it, and tasks if ``tasks.seed`` is ``run``."""
     reset: bool = False
     """Whether each task starts with a fresh agent: the ceiling that a plastic agent is held against."""
     schedule: Literal["per-task", "whole-run"] = "per-task"
@@ -285,7 +320,7 @@ class RunSpec(Settings):
     tasks: SequenceSpec
     agent: AgentSpec
     mitigations: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
-    """Settings by name of ``pliant.agents.MITIGATIONS``, or of your own: see ``own_mitigations.py``."""
+    """Settings by the mitigation's name; one of your own is in a file that ``PLIANT_MITIGATIONS`` names."""
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoints: CheckpointSpec = CheckpointSpec()

@@ -1,0 +1,105 @@
+"""What the pages of docs/ say can be done, can be done, and what they list is all that there is."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from pliant.envs.rules import RULES
+from pliant.runs import cli
+from pliant.runs.spec import RunSpec
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ["settings"]
+TEXTS = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(program: str) -> list[tuple[str, list[str]]]:
+    """All calls of ``program``, each with its page."""
+    found = []
+    for page in PAGES:
+        lines = "".join(blocks(page, "console")).replace("\\\n", "").splitlines()
+        parts = [part for line in lines if line[:2] == "$ " for part in line[2:].split(" && ")]
+        found += [
+            (page, words) for part in parts if (words := shlex.split(part, comments=True))[0] == program
+        ]
+    return found
+
+
+def write_files(page: str) -> None:
+    """A block whose first line is a comment with a file's name is that file."""
+    for language in ("python", "toml"):
+        for text in blocks(page, language):
+            if named := re.match(r"# (\w+\.(py|toml))\n", text):
+                Path(named[1]).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "words"), commands("train-agent"), ids=lambda part: "".join(part)[:60])
+def test_the_commands_that_train_are_understood(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(page)
+    monkeypatch.setattr("sys.argv", [*words, "--dry-run"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.train_agent()
+    assert not exit_.value.code
+
+
+@pytest.mark.parametrize(("page", "words"), commands("pliant"), ids=lambda part: "".join(part)[:60])
+def test_the_verbs_and_options_exist(page: str, words: list[str]) -> None:
+    _, verb, *arguments = words
+    typer.main.get_command(cli.app).commands[verb].make_context(verb, list(arguments))  # runs nothing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
+        if target.startswith("https://"):
+            continue
+        path, _, heading = target.partition("#")
+        linked = DOCS / path if path else DOCS / f"{page}.md"
+        assert linked.exists(), target
+        assert not heading or heading in anchors(linked), target
+
+
+def anchors(path: Path) -> list[str]:
+    """Of a page's headings, as they are linked to."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+# settings.md ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(DOCS))
+    return import_module("settings")
+
+
+def test_the_tables_of_settings_are_those_of_the_code(settings: ModuleType) -> None:
+    page = TEXTS["settings"]
+    assert settings.filled(page) == page, "run python docs/settings.py"
+
+
+def test_every_table_of_a_spec_and_every_rule_has_its_place(settings: ModuleType) -> None:
+    def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
+        below = {one for field in model.model_fields.values() for one in settings.tables_in(field.annotation)}
+        return {model}.union(*map(tables, below))
+
+    assert tables(RunSpec) <= set(settings.TABLES.values())
+    assert list(settings.EXAMPLES) == list(RULES)
+    for name in [*settings.TABLES, "rules", "names"]:
+        assert TEXTS["settings"].count(f"<!-- table: {name} -->") == 1
+    assert "| `gae_lambda` | `0.95` |" in TEXTS["settings"]  # the tables are there
