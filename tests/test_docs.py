@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from pliant.envs.rules import RULES
 from pliant.runs import cli
+from pliant.runs.report.comparison import METRICS
 from pliant.runs.spec import RunSpec
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["settings"]
+PAGES = ["reports", "settings"]
 TEXTS = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
 
 
@@ -77,6 +78,17 @@ def anchors(path: Path) -> list[str]:
     """Of a page's headings, as they are linked to."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+# reports.md ----------------------------------------------------------------------------------------------
+
+
+def test_every_metric_has_its_row_with_its_direction() -> None:
+    _, _, table = TEXTS["reports"].partition("| metric | formula | better |")
+    rows = [line.strip("| ").split(" | ") for line in table.partition("\n\n")[0].splitlines()[2:]]
+    assert [(name, better.split(";")[0]) for name, _, better, *_ in rows] == [
+        (metric.name, metric.better) for metric in METRICS
+    ]
 
 
 # settings.md ---------------------------------------------------------------------------------------------
