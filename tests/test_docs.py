@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,11 +13,16 @@ from pydantic import BaseModel
 
 from pliant.envs.rules import RULES
 from pliant.runs import cli
+from pliant.runs.checkpoints.sb3 import export_sb3
+from pliant.runs.folder import RunFolder
+from pliant.runs.plan import make_plan
+from pliant.runs.presets import load_spec
 from pliant.runs.report.comparison import METRICS
 from pliant.runs.spec import RunSpec
+from pliant.runs.training import train
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["reports", "settings"]
+PAGES = ["reports", "run-folders", "settings"]
 TEXTS = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
 
 
@@ -37,6 +43,19 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short quickstart under ``results/``, and its agent as a file of stable-baselines3."""
+    short = ["tasks.length=256", "tasks.count=2", "agent.n_steps=64", "agent.n_epochs=1"]
+    quick = ["diagnostics.samples=64", "diagnostics.spectrum.depth=4", "diagnostics.figures=false"]
+    plan = make_plan(load_spec("quickstart", settings=[*short, *quick]), "cpu")
+    here = tmp_path_factory.mktemp("quickstart")
+    run = RunFolder.create(here / "results", plan.spec, plan.boundaries)
+    train(plan, run, lambda _: None, lambda: False)
+    export_sb3(run, here / "model.zip")
+    return here
+
+
 def write_files(page: str) -> None:
     """A block whose first line is a comment with a file's name is that file."""
     for language in ("python", "toml"):
@@ -47,9 +66,9 @@ def write_files(page: str) -> None:
 
 @pytest.mark.parametrize(("page", "words"), commands("train-agent"), ids=lambda part: "".join(part)[:60])
 def test_the_commands_that_train_are_understood(
-    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, words: list[str], quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(shutil.copytree(quickstart, tmp_path / "here"))
     write_files(page)
     monkeypatch.setattr("sys.argv", [*words, "--dry-run"])
     with pytest.raises(SystemExit) as exit_:
@@ -61,6 +80,17 @@ def test_the_commands_that_train_are_understood(
 def test_the_verbs_and_options_exist(page: str, words: list[str]) -> None:
     _, verb, *arguments = words
     typer.main.get_command(cli.app).commands[verb].make_context(verb, list(arguments))  # runs nothing
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: str, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(quickstart, tmp_path / "here"))
+    write_files(page)
+    names: dict[str, object] = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, f"{page}.md", "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES)
