@@ -144,7 +144,10 @@ def _registered(env_id: str) -> str:
             import_module(needed)
         except ImportError as error:
             package = needed.partition(".")[0].replace("_", "-")
-            raise MissingPackage(f"{env_id} needs the package {needed!r}: pip install {package}") from error
+            own = "" if needed == provider else "; if it is a file of your own, have its folder in PYTHONPATH"
+            raise MissingPackage(
+                f"{env_id} needs the package {needed!r}: pip install {package}{own}"
+            ) from error
     if name not in registry:
         raise UnknownEnvironment(unknown("environment", name, registry))
     return name

@@ -6,7 +6,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from pliant.envs import EnvError, InvalidTask, StrangeModule, Task, make_env
+from pliant.envs import EnvError, InvalidTask, MissingPackage, StrangeModule, Task, make_env
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,11 @@ def test_a_module_is_imported_only_if_its_user_wants_it(
     finally:
         gymnasium.registry.pop("Stranger-v0", None)
     assert canary.exists()
+
+
+def test_a_file_that_is_not_found_is_told_from_a_package() -> None:
+    with pytest.raises(MissingPackage, match="pip install my-envs; if it is a file of your own, have its"):
+        make_env(Task(env="my_envs:Line-v0", length=1))
 
 
 def test_a_package_made_for_gymnasium_may_be_imported() -> None:
