@@ -3,10 +3,13 @@
 import re
 import shlex
 import shutil
+import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import gymnasium
 import pytest
 import typer
 from pydantic import BaseModel
@@ -22,21 +25,21 @@ from pliant.runs.spec import RunSpec
 from pliant.runs.training import train
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["reports", "run-folders", "settings"]
+PAGES = ["environments", "reports", "run-folders", "settings"]
 TEXTS = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
 
 
 def blocks(page: str, language: str) -> list[str]:
     """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[tuple[str, list[str]]]:
     """All calls of ``program``, each with its page."""
     found = []
     for page in PAGES:
-        lines = "".join(blocks(page, "console")).replace("\\\n", "").splitlines()
-        parts = [part for line in lines if line[:2] == "$ " for part in line[2:].split(" && ")]
+        lines = re.findall(r"^ *\$ (.*)$", "".join(blocks(page, "console")), flags=re.MULTILINE)
+        parts = [part for line in lines for part in line.split(" && ")]
         found += [
             (page, words) for part in parts if (words := shlex.split(part, comments=True))[0] == program
         ]
@@ -56,8 +59,23 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def write_files(page: str) -> None:
-    """A block whose first line is a comment with a file's name is that file."""
+@pytest.fixture(autouse=True)
+def _what_pages_register_and_import_is_forgotten() -> Iterator[None]:
+    before = set(gymnasium.registry)
+    yield
+    for name in set(gymnasium.registry) - before:
+        del gymnasium.registry[name]
+    for name in re.findall(r"^# (\w+)\.py$", "".join(TEXTS.values()), flags=re.MULTILINE):
+        sys.modules.pop(name, None)
+
+
+def prepare(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the files of the page, blocks whose first line is their name, and set its variables."""
+    for assignment in [words[1] for at, words in commands("export") if at == page]:
+        name, _, value = assignment.partition("=")
+        monkeypatch.setenv(name, value)
+        if name == "PYTHONPATH":
+            monkeypatch.syspath_prepend(Path(value).absolute())
     for language in ("python", "toml"):
         for text in blocks(page, language):
             if named := re.match(r"# (\w+\.(py|toml))\n", text):
@@ -69,7 +87,7 @@ def test_the_commands_that_train_are_understood(
     page: str, words: list[str], quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shutil.copytree(quickstart, tmp_path / "here"))
-    write_files(page)
+    prepare(page, monkeypatch)
     monkeypatch.setattr("sys.argv", [*words, "--dry-run"])
     with pytest.raises(SystemExit) as exit_:
         cli.train_agent()
@@ -87,7 +105,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: str, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shutil.copytree(quickstart, tmp_path / "here"))
-    write_files(page)
+    prepare(page, monkeypatch)
     names: dict[str, object] = {}
     for code in blocks(page, "python"):
         exec(compile(code, f"{page}.md", "exec"), names)
