@@ -14,6 +14,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+from pliant.diagnostics import Snapshot, features, gradients
 from pliant.envs.rules import RULES
 from pliant.runs import cli
 from pliant.runs.checkpoints.sb3 import export_sb3
@@ -25,7 +26,7 @@ from pliant.runs.spec import RunSpec
 from pliant.runs.training import train
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["environments", "reports", "run-folders", "settings"]
+PAGES = ["environments", "reports", "run-folders", "settings", "snapshots"]
 TEXTS = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
 
 
@@ -51,7 +52,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short quickstart under ``results/``, and its agent as a file of stable-baselines3."""
     short = ["tasks.length=256", "tasks.count=2", "agent.n_steps=64", "agent.n_epochs=1"]
     quick = ["diagnostics.samples=64", "diagnostics.spectrum.depth=4", "diagnostics.figures=false"]
-    plan = make_plan(load_spec("quickstart", settings=[*short, *quick]), "cpu")
+    all_operators = 'diagnostics.spectrum.operators=["hessian", "ggn", "kfac", "gram"]'
+    plan = make_plan(load_spec("quickstart", settings=[*short, *quick, all_operators]), "cpu")
     here = tmp_path_factory.mktemp("quickstart")
     run = RunFolder.create(here / "results", plan.spec, plan.boundaries)
     train(plan, run, lambda _: None, lambda: False)
@@ -163,3 +165,27 @@ def test_every_table_of_a_spec_and_every_rule_has_its_place(settings: ModuleType
     for name in [*settings.TABLES, "rules", "names"]:
         assert TEXTS["settings"].count(f"<!-- table: {name} -->") == 1
     assert "| `gae_lambda` | `0.95` |" in TEXTS["settings"]  # the tables are there
+
+
+# snapshots.md --------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_a_snapshot_is_explained(quickstart: Path) -> None:
+    (run,) = (quickstart / "results").iterdir()
+    tags = {tag for path in (run / "snapshots").iterdir() for tag in Snapshot.load(path).scalars()}
+    names = {re.sub(r"(inactive)/.*|_(low|high)$", r"\1", tag).rpartition("/")[2] for tag in tags}
+    ranks = {name for name in names if re.search(r"_rank_[\d.]+$", name)}
+    assert {"inactive", "update_norm", "weight_change", "ntk_effective_rank", "distance"} <= names
+    for name in names - ranks:
+        assert re.search(rf"[`/]{name}[`/]", TEXTS["snapshots"]), name
+    assert {re.sub("[\\d.]+$", "", name) for name in ranks} == {
+        *("epsilon_rank_", "relative_rank_", "data_change_epsilon_rank_", "data_change_relative_rank_")
+    }
+
+
+def test_the_thresholds_are_those_of_the_code() -> None:
+    rows = dict(re.findall(r"^\| `plasticity/<\w+>/(\w+)\S* \| (.*) \|$", TEXTS["snapshots"], re.MULTILINE))
+    assert f"{features.DORMANT_SHARE}" in rows["dormant"]
+    assert f"{features.SATURATION}" in rows["saturated"]
+    assert f"{1 - features.SRANK_DELTA}" in rows["srank"]
+    assert f"{gradients.INACTIVE_SHARE}" in rows["inactive"]
