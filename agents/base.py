@@ -201,6 +201,9 @@ class Agent(BaseAlgorithm):
         bound = 1 / math.sqrt(weight[0].numel())
         return weight, None if layer.bias is None else torch.empty(count).uniform_(-bound, bound)
 
+    def count_from(self, env_steps: int) -> None:
+        """This agent was made at environment step ``env_steps`` of a run: those before are not its own."""
+
     def start_task(self, task: int) -> None:
         """Tell the mitigations that task number ``task`` (from 0) begins."""
         for mitigation in self.mitigations:

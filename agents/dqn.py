@@ -47,6 +47,7 @@ class DQN(Agent, stable_baselines3.DQN):
                 f"DQN chooses among Discrete actions, but the environment's are {actions}. "
                 "Use PPO, or an environment with discrete actions."
             )
+        self._made_at = 0
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -62,6 +63,11 @@ class DQN(Agent, stable_baselines3.DQN):
             self._create_aliases()
             self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
             self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
+
+    def count_from(self, env_steps: int) -> None:
+        """As `Agent.count_from`: it explores for ``learning_starts`` steps of its own before it learns."""
+        self.learning_starts += env_steps - self._made_at
+        self._made_at = env_steps
 
     def follow(self) -> None:
         """The target network becomes a copy of the online one."""

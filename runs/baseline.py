@@ -36,7 +36,7 @@ def find_fresh(run: Path) -> Path | None:
             other = folder.read_spec()
         except (RunError, KeyError):
             continue  # not ours to report: nobody named that folder
-        if other.reset and not other.mitigations and _experiment(other) == _experiment(spec):
+        if other.reset and not other.mitigations and experiment(other) == experiment(spec):
             found.append((str(about.get("created")), folder.path))
     return max(found)[1] if found else None
 
@@ -54,7 +54,7 @@ def with_baselines(runs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             continue
         fresh = find_fresh(run)
         if fresh is None:
-            missing.setdefault((run.absolute().parent, repr(_experiment(spec))), run)
+            missing.setdefault((run.absolute().parent, repr(experiment(spec))), run)
         elif not any(fresh.samefile(given) for given in runs):
             found[fresh] = None
     return list(found), list(missing.values())
@@ -71,6 +71,6 @@ def start_fresh(run: Path) -> Path:
     return RunFolder.create(run.absolute().parent, fresh_spec(folder.read_spec()), boundaries).path
 
 
-def _experiment(spec: RunSpec) -> object:
+def experiment(spec: RunSpec) -> object:
     """What a run and its baseline have in common."""
     return spec.model_dump(mode="json", exclude=_OF_THE_ARM)

@@ -191,6 +191,8 @@ class _Trainer:
             self._close_env()
             self._fresh_agent(index)
         agent = self.agent
+        if spec.reset:
+            agent.count_from(first)
         agent.set_logger(self.logger)
         if not resumed:
             agent.num_timesteps = first

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..baseline import experiment
 from ..errors import DamagedFile, RunFolderError
 from ..summary import task_return
 from . import metrics
@@ -155,12 +156,18 @@ class Comparison:
         return run.evaluation.matrix(self.task_count, self.policy)
 
     def fresh_for(self, run: RunRecord) -> RunRecord | None:
-        """The run of fresh agents on the same tasks with the same seed, if it is here and far enough."""
-        for arm in self.arms:
-            for other in arm.runs:
-                if arm.fresh and other.seed == run.seed and other.tasks == run.tasks and self.counts(other):
-                    return other
-        return None
+        """The run of fresh agents on the same tasks with the same seed, if it is here and far enough.
+
+        Of several that whose agent has the run's own settings, mitigations aside; else the first.
+        """
+        found = [
+            other
+            for arm in self.arms
+            for other in arm.runs
+            if arm.fresh and other.seed == run.seed and other.tasks == run.tasks and self.counts(other)
+        ]
+        own = (other for other in found if _settings(other) == _settings(run))
+        return next(own, found[0] if found else None)
 
     # Over seeds -------------------------------------------------------------------------------------
 
@@ -373,3 +380,8 @@ METRICS = (
         _of_matrix(metrics.zero_shot_transfer, least_tasks=2),
     ),
 )
+
+
+def _settings(run: RunRecord) -> object:
+    """What fresh agents have in common with the runs that they are for."""
+    return run.spec and experiment(run.spec)

@@ -135,6 +135,17 @@ def test_a_reset_run_starts_each_task_with_a_fresh_agent(tmp_path: Path) -> None
     assert not torch.allclose(after_first[name], after_second[name], atol=1e-3)
 
 
+def test_every_fresh_dqn_explores_before_it_learns_and_a_continuing_one_only_once(tmp_path: Path) -> None:
+    def updates(reset: bool) -> list[int]:
+        folder = run(tmp_path / str(reset), DQN, reset=reset, mitigations={}, diagnostics={"at": []})
+        states = [json.loads((path / "state.json").read_text()) for path in folder.checkpoint_list()]
+        return [state["counters"]["gradient_updates"] for state in states]
+
+    # Of 256 environment steps a task, one update every four, but for the first 32 of an agent.
+    assert updates(reset=True) == [0, 56, 56]
+    assert updates(reset=False) == [0, 56, 120]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     table = {**PPO, "agent": {**PPO["agent"], "learning_rate": 1e30, "max_grad_norm": float("inf")}}
     with pytest.raises(NonFiniteLoss, match=r"not finite after \d+ gradient updates"):

@@ -174,3 +174,15 @@ def test_the_same_experiment_twice_counts_once_and_says_so(tmp_path: Path, make_
     comparison = compare([*runs, runs[0]])
     assert len(comparison.runs) == 1
     assert "is the same experiment as" in comparison.notes[0]
+
+
+def test_runs_are_held_against_the_fresh_agents_of_their_own_settings(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    agents = [{"algorithm": "ppo", "n_steps": 1000, "batch_size": size} for size in (50, 100, 200)]
+    fresh = [make_run(tmp_path, "reset", agent=agent) for agent in agents[:2]]
+    mine = [make_run(tmp_path, "er", agent=agent) for agent in agents]
+    comparison, _ = gather([folder.path for folder in (*fresh, *mine)])
+    found = {run.folder.path: comparison.fresh_for(run) for run in comparison.runs}
+    held_against = [found[folder.path] for folder in mine]
+    assert [one and one.folder.path for one in held_against] == [fresh[0].path, fresh[1].path, fresh[0].path]
