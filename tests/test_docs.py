@@ -25,8 +25,10 @@ from pliant.runs.report.comparison import METRICS
 from pliant.runs.spec import RunSpec
 from pliant.runs.training import train
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["environments", "reports", "run-folders", "settings", "snapshots"]
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = ["environments", "mitigations", "reports", "run-folders", "settings", "shifts", "snapshots", "sweeps"]
+LINKING = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 TEXTS = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
 
 
@@ -39,7 +41,8 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
     """All calls of ``program``, each with its page."""
     found = []
     for page in PAGES:
-        lines = re.findall(r"^ *\$ (.*)$", "".join(blocks(page, "console")), flags=re.MULTILINE)
+        console = re.sub(r"\\\n\s*", " ", "".join(blocks(page, "console")))  # a line may go on in the next
+        lines = re.findall(r"^ *\$ (.*)$", console, flags=re.MULTILINE)
         parts = [part for line in lines for part in line.split(" && ")]
         found += [
             (page, words) for part in parts if (words := shlex.split(part, comments=True))[0] == program
@@ -113,13 +116,13 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
         exec(compile(code, f"{page}.md", "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
+@pytest.mark.parametrize("page", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith("https://"):
             continue
         path, _, heading = target.partition("#")
-        linked = DOCS / path if path else DOCS / f"{page}.md"
+        linked = page.parent / path if path else page
         assert linked.exists(), target
         assert not heading or heading in anchors(linked), target
 
