@@ -136,7 +136,7 @@ def test_the_example_of_the_documentation_trains(call_program, own: Path) -> Non
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     own.write_text(text)
-    Path("mine.toml").write_text(SPEC.replace("mitigations.shrink", "mitigations.output-norm"))
+    Path("mine.toml").write_text(SPEC.replace("mitigations.shrink", "mitigations.feature-norm"))
     assert call_program(cli.train_agent, "mine.toml")[0] == 0
 
 
