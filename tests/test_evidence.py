@@ -68,14 +68,6 @@ def test_a_table_is_made_where_its_marker_stands(tables: ModuleType) -> None:
     assert tables.filled(page) == page
 
 
-@pytest.mark.parametrize("sweep", ["digits-random-labels", "digits-permuted"])
-def test_the_page_of_the_streams_shows_the_last_fifth(sweep: str) -> None:
-    page = (EVIDENCE.parent / "supervised-streams.md").read_text(encoding="utf-8")
-    for arm in rows(f"{sweep}-arms"):
-        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{arm['arm']}` |"))
-        assert shown(arm, "last_fifth") in line
-
-
 @pytest.mark.parametrize(
     ("page", "table", "kinds"),
     [
