@@ -15,7 +15,7 @@ from .errors import (
     StrangeModule,
     UnknownEnvironment,
 )
-from .make import make_env
+from .make import make_env, own_modules
 from .minigrid import GridImage
 from .registration import register
 from .rules import RULES
@@ -49,4 +49,5 @@ __all__ = [
     "UnknownEnvironment",
     "fingerprints",
     "make_env",
+    "own_modules",
 ]

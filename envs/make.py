@@ -4,11 +4,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -163,7 +164,7 @@ def _refuse_strangers(env_id: str, module: str) -> None:
     if not all(part.isidentifier() for part in module.split(".")):
         raise UnknownEnvironment(f"{env_id!r}: what stands before the colon is no name of a module")
     top = module.partition(".")[0]
-    if module in sys.modules or top in os.environ.get(MODULES, "").replace(",", " ").split():
+    if module in sys.modules or top in _listed():
         return
     if find_spec(top) is None:
         return  # what cannot be imported does nothing, and the import says what is missing
@@ -177,6 +178,17 @@ def _refuse_strangers(env_id: str, module: str) -> None:
             f"{env_id} would import the module {module!r}, which is no package made for gymnasium; if you "
             f"know it and want it to be executed, say so: {MODULES}={top}"
         )
+
+
+def own_modules(tasks: Iterable[Task]) -> dict[str, Path]:
+    """The files of the modules that the tasks' environments name and ``PLIANT_ENV_MODULES`` lists."""
+    named = {task.env.partition(":")[0] for task in tasks if ":" in task.env}
+    specs = [find_spec(module) for module in sorted(named) if module.partition(".")[0] in _listed()]
+    return {spec.name: Path(spec.origin) for spec in specs if spec and spec.origin and spec.has_location}
+
+
+def _listed() -> list[str]:
+    return os.environ.get(MODULES, "").replace(",", " ").split()
 
 
 def _creator(name: str) -> Any:

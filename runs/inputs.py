@@ -1,11 +1,14 @@
-"""What a run takes in beside its spec: data sets, and mitigations of the user's own.
+"""What a run takes in beside its spec: data sets, and mitigations and environments of the user's own.
 
 Its manifest holds their checksums. What goes on with a run, or adds to what it found, needs the same.
 """
 
 from __future__ import annotations
 
-from ..envs import fingerprints
+import hashlib
+from collections.abc import Mapping
+
+from ..envs import fingerprints, own_modules
 from .errors import RunFolderError
 from .folder import RunFolder
 from .own_mitigations import checksums
@@ -13,9 +16,18 @@ from .plan import Plan
 
 
 def inputs_of(plan: Plan) -> dict[str, dict[str, str]]:
-    """``data``, by the names of the data sets, and ``mitigations``, by the files that the run uses."""
-    data = {name: f"sha256 {digest[:12]}" for name, digest in fingerprints(plan.sequence).items()}
-    return {"data": data, "mitigations": checksums(plan.spec.mitigations)}
+    """Checksums of ``data`` and ``environments`` by their names, of ``mitigations`` by the files' names."""
+    files = own_modules(plan.sequence)
+    modules = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return {
+        "data": _short(fingerprints(plan.sequence)),
+        "environments": _short(modules),
+        "mitigations": checksums(plan.spec.mitigations),
+    }
+
+
+def _short(digests: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"sha256 {digest[:12]}" for name, digest in digests.items()}
 
 
 def note_inputs(plan: Plan, folder: RunFolder) -> None:
@@ -32,7 +44,7 @@ def check_inputs(plan: Plan, folder: RunFolder) -> None:
     found = inputs_of(plan)
     noted = folder.read_manifest().get("inputs", found)
     for kind, now in found.items():
-        before = noted.get(kind, {})
+        before = noted.get(kind, now)
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
                 raise RunFolderError(

@@ -76,9 +76,12 @@ def _what_differs(first: RunRecord, run: RunRecord) -> str:
         return "; ".join(f"tasks.{key} is {ours.get(key)!r} against {theirs.get(key)!r}" for key in keys[:3])
     if run.task_count != first.task_count:
         return f"{first.task_count} tasks against {run.task_count}"
-    ours, theirs = _inputs(first, "data"), _inputs(run, "data")
-    changed = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]  # not: one noted none
-    return f"data {changed[0]} is {ours[changed[0]]} against {theirs[changed[0]]}" if changed else ""
+    for kind in ("data", "environments"):
+        ours, theirs = _inputs(first, kind), _inputs(run, kind)
+        for name in ours:
+            if theirs.get(name, ours[name]) != ours[name]:  # not if one has noted none
+                return f"{kind}: {name} is {ours[name]} against {theirs[name]}"
+    return ""
 
 
 def _as_arguments(group: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:

@@ -155,15 +155,16 @@ def test_runs_that_were_only_measured_differently_are_one_arm(tmp_path: Path, ma
     assert [arm.label for arm in compare(runs).arms] == ["bp"]
 
 
-def test_runs_of_other_data_are_not_compared_and_one_that_noted_none_is(
-    tmp_path: Path, make_run: MakeRun
+@pytest.mark.parametrize("kind", ["data", "environments"])
+def test_runs_of_other_data_or_environments_are_not_compared_and_one_that_noted_none_is(
+    tmp_path: Path, make_run: MakeRun, kind: str
 ) -> None:
     folders = [make_run(tmp_path, "bp", seed) for seed in range(3)]
     for folder, checksum in zip(folders, ("sha256 aa", "sha256 bb"), strict=False):
-        inputs = {"data": {"folder:x": checksum}, "mitigations": {}}
+        inputs = {kind: {"x": checksum}, "mitigations": {}}
         folder.write_manifest({**folder.read_manifest(), "inputs": inputs})
     first, other, older = (read_run(folder.path) for folder in folders)
-    with pytest.raises(Incomparable, match="data folder:x is sha256 aa against sha256 bb"):
+    with pytest.raises(Incomparable, match=f"{kind}: x is sha256 aa against sha256 bb"):
         compare([first, other])
     (arm,) = compare([first, older]).arms
     assert len(arm.runs) == 2
