@@ -74,7 +74,10 @@ def across(arms: Arms) -> float:
 
 
 def within(arms: Arms, given: int | None = None) -> float:
-    """Mean over arms of Spearman's correlation over the tasks of one, or of the partial one given a row."""
+    """Mean over arms of Spearman's correlation over the tasks of one, or of the partial one given a row.
+
+    An arm in which a reading never changes, as dead units do not where there are none, says nothing.
+    """
     found = []
     for runs in arms.values():
         points = np.concatenate(runs, axis=1)
@@ -84,7 +87,8 @@ def within(arms: Arms, given: int | None = None) -> float:
             scale = np.sqrt((1 - first**2) * (1 - second**2))
             one = (one - first * second) / scale if scale > 0 else np.nan
         found.append(one)
-    return float(np.mean(found))
+    known = np.array(found)[np.isfinite(found)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def bootstrap(arms: Arms, statistic: Callable[[Arms], float]) -> Interval:
