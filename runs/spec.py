@@ -160,7 +160,7 @@ class DQNSpec(AgentSettings):
     buffer_size: PositiveInt = 100_000
     """Transitions in the replay buffer; stable-baselines3 has 1,000,000."""
     learning_starts: NonNegativeInt = 100
-    """Environment steps of the run before the first gradient update, with random actions."""
+    """Environment steps of an agent before its first gradient update, with random actions."""
     batch_size: PositiveInt = 32
     """Transitions of a gradient update."""
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -135,7 +135,7 @@ def seeds(comparison: Comparison, arm: Arm) -> list[int]:
 
 def plasticity_gap(comparison: Comparison, arm: Arm) -> Array | None:
     """What fresh agents with the same seed have more than these; None unless every seed has one."""
-    fresh = [comparison.fresh_for(run) for run in arm.runs]
+    fresh = [comparison.fresh_for(run) for run in finished(comparison, arm)]
     if arm.fresh or not all(fresh):
         return None
     return np.array([comparison.final_returns(one) for one in fresh if one]) - scores(comparison, arm)

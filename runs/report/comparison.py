@@ -218,6 +218,11 @@ class Comparison:
         return min(counts, default=0)
 
 
+def _settings(run: RunRecord) -> object:
+    """What fresh agents have in common with the runs that they are for."""
+    return run.spec and experiment(run.spec)
+
+
 def gather(paths: Sequence[Path], *, spectra: bool = True) -> tuple[Comparison, list[str]]:
     """Read runs and put them side by side.
 
@@ -380,8 +385,3 @@ METRICS = (
         _of_matrix(metrics.zero_shot_transfer, least_tasks=2),
     ),
 )
-
-
-def _settings(run: RunRecord) -> object:
-    """What fresh agents have in common with the runs that they are for."""
-    return run.spec and experiment(run.spec)
