@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from .errors import InvalidSetting
-from .units import Weighted, Wiring, trace
+from .units import Weighted
+from .wiring import Wiring, trace
 
 if TYPE_CHECKING:
     from .base import Agent

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import InvalidSetting
 from ..types import Update
-from ..units import UnitLayer, compensate, renew, trace
+from ..units import UnitLayer, compensate, renew
+from ..wiring import trace
 from .base import Mitigation
 from .checks import require_count, require_fraction
 from .redo import FROZEN_HEADS, unit_layers

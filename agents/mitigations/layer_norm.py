@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..remodel import normalise
-from ..units import trace
+from ..wiring import trace
 from .base import Mitigation
 
 if TYPE_CHECKING:

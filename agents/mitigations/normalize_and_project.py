@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InvalidSetting
 from ..remodel import normalise
 from ..types import Update
-from ..units import trace
+from ..wiring import trace
 from .base import Mitigation
 from .checks import require_count, require_member
 

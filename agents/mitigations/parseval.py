@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..types import Observations
-from ..units import Weighted, trace
+from ..units import Weighted
+from ..wiring import trace
 from .base import Mitigation
 from .checks import require_strength, selected
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..errors import InvalidSetting
 from ..features import Frozen
 from ..remodel import replace
-from ..units import Wiring, forget, trace
+from ..units import forget
+from ..wiring import Wiring, trace
 from .base import Mitigation
 
 if TYPE_CHECKING:

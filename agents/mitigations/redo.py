@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import InvalidSetting
 from ..types import Update
-from ..units import UnitLayer, Wiring, renew, trace
+from ..units import UnitLayer, renew
+from ..wiring import Wiring, trace
 from .base import Mitigation
 from .checks import require_count, require_strength, selected
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ..errors import InvalidSetting
-from ..units import forget, trace
+from ..units import forget
+from ..wiring import trace
 from .base import Mitigation
 from .checks import require_count
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..types import Update
-from ..units import trace
+from ..wiring import trace
 from .base import Mitigation
 from .checks import require_count, require_fraction, require_member, require_strength
 

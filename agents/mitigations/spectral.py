@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..types import Observations
-from ..units import NORMS, Weighted, trace
+from ..units import NORMS, Weighted
+from ..wiring import trace
 from .base import Mitigation
 from .checks import require_count, require_strength
 

@@ -8,7 +8,8 @@ import torch
 
 from ..errors import InvalidSetting
 from ..types import Update
-from ..units import Weighted, trace
+from ..units import Weighted
+from ..wiring import trace
 from .base import Mitigation
 
 if TYPE_CHECKING:

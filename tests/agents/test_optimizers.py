@@ -12,7 +12,8 @@ from torch import nn
 
 from pliant.agents import DQN, L2, OPTIMIZERS, PPO, InvalidSetting, ReDo
 from pliant.agents.optimizers import Kron, MuonAdam, decays_decoupled
-from pliant.agents.units import forget, renew, trace
+from pliant.agents.units import forget, renew
+from pliant.agents.wiring import trace
 
 needs_kron = pytest.mark.skipif(find_spec("kron_torch") is None, reason="kron-torch is for Linux only")
 EVERY = pytest.mark.parametrize(

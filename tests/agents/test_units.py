@@ -6,7 +6,8 @@ from gymnasium import spaces
 from torch import nn
 
 from pliant.agents import DQN, PPO
-from pliant.agents.units import renew, trace
+from pliant.agents.units import renew
+from pliant.agents.wiring import trace
 
 PICTURE = spaces.Box(0, 10, (5, 5, 2), "uint8")
 VECTOR = spaces.Box(-1, 1, (3,))

@@ -17,7 +17,8 @@ from pliant.agents import (
     ReDo,
 )
 from pliant.agents.activations import ConcatenatedReLU, SineCosine
-from pliant.agents.units import renew, trace
+from pliant.agents.units import renew
+from pliant.agents.wiring import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])

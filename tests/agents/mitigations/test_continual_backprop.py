@@ -18,7 +18,8 @@ from pliant.agents import (
     Update,
 )
 from pliant.agents.features import recorded
-from pliant.agents.units import UnitLayer, trace
+from pliant.agents.units import UnitLayer
+from pliant.agents.wiring import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pliant.agents import DQN, L2, PPO, Classifier, InvalidSetting, LayerNorm, NormalizeAndProject
-from pliant.agents.units import trace
+from pliant.agents.wiring import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])

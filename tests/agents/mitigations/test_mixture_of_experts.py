@@ -25,7 +25,7 @@ from pliant.agents import (
 from pliant.agents.mitigations.isotropy import isotropy_penalty
 from pliant.agents.mitigations.mixture_of_experts import experts_in_use
 from pliant.agents.mixture import Gate, Mixture, expert_weights, weighted_rows
-from pliant.agents.units import trace
+from pliant.agents.wiring import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])

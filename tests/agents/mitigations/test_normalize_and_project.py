@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pliant.agents import DQN, PPO, Classifier, InvalidSetting, NormalizeAndProject, Update, WeightClipping
-from pliant.agents.units import trace
+from pliant.agents.wiring import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])

@@ -5,7 +5,7 @@ import torch
 
 from pliant.agents import DQN, PPO, Classifier, InvalidSetting, PlasticityInjection, ReDo
 from pliant.agents.mitigations.redo import dormancy_scores
-from pliant.agents.units import trace
+from pliant.agents.wiring import trace
 
 ALL = pytest.mark.parametrize("algorithm", [PPO, DQN, Classifier])
 BOTH = pytest.mark.parametrize("policy", ["mlp", "cnn"])
