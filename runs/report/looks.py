@@ -7,13 +7,14 @@ apart; line styles and markers say the same again.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
@@ -68,10 +69,21 @@ def count_of(values: Array) -> str:
     return f"{high} seed{'s' * (high != 1)}" if low >= high else f"{low} to {high} seeds"
 
 
-def legend(panel: Axes, arms: int) -> None:
-    """Name the arms, up to three in a row."""
-    if panel.get_legend_handles_labels()[0]:  # of runs that left nothing to draw there is nothing to explain
-        panel.legend(loc="best", ncols=min(arms, 3))
+def legend(figure: Figure, handles: Sequence[Any] | None = None) -> None:
+    """Name the arms below the panel, where they cover nothing; the figure grows by the rows that they take.
+
+    Args:
+        figure: of one panel.
+        handles: what has a name; by default everything in the panel that has one.
+    """
+    handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
+    if not handles:  # of runs that left nothing to draw there is nothing to explain
+        return
+    width, height = figure.get_size_inches()
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = min(len(handles), max(int(width / (0.6 + 0.07 * longest)), 1))
+    figure.set_size_inches(width, height + 0.18 * math.ceil(len(handles) / columns))
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
 
 
 def thousands(value: float, _: Any = None) -> str:

@@ -108,6 +108,6 @@ def _over_switches(
         panel.set_ylabel(unit)
         panel.set_ylim(bottom=min(0.0, panel.get_ylim()[0]))
         panel.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
-        legend(panel, len(comparison.arms))
+        legend(figure)
     columns = ("arm", "seed", "task", "value", *(("low", "high") if bracket else ()))
     return picture(figure, name, title, "", columns, rows)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .comparison import Comparison
-from .looks import looks
+from .looks import legend, looks
 from .picture import PANEL, Picture, panel_of, picture
 from .records import RunRecord
 from .statistics import Interval, spearman_interval
@@ -121,8 +121,7 @@ def rank_against_return(comparison: Comparison) -> list[Picture]:
             panel.set_title(part)
             panel.set_xlabel(f"{tag_title(tag)} (share of eigenvalues)")
             panel.set_ylabel("return at the end of the task")
-            if handles := panel.get_legend_handles_labels()[0]:  # beside the points, of which there are many
-                figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3))
+            legend(figure)
         if rows:
             columns = ("arm", "seed", "task", "rank", "low", "high", "return")
             name = f"rank-against-return-{part}"

@@ -50,7 +50,7 @@ def learning_curves(comparison: Comparison) -> Picture:
         panel.xaxis.set_major_formatter(thousands)
         panel.set_xlabel("environment steps")
         panel.set_ylabel("training return")
-        legend(panel, len(comparison.arms))
+        legend(figure)
     return picture(
         figure,
         "return",

@@ -7,11 +7,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .comparison import Comparison
-from .looks import looks, over_runs, plain_decades
+from .looks import legend, looks, over_runs, plain_decades
 from .picture import PANEL, Picture, panel_of, picture
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ def _densities(comparison: Comparison, part: str) -> Picture:
         panel.set_xscale("asinh", linear_width=bulk)
         panel.set_yscale("log")
         plain_decades(panel.yaxis)
-        rows = _frames(comparison, panel, bulk * np.sinh(grid), curves)
+        rows = _frames(comparison, figure, bulk * np.sinh(grid), curves)
         panel.set_ylim(LOWEST_DENSITY, 2.0 * max(float(curve.max()) for curve in curves.values()))
         panel.set_title(f"{part}: density", gid="heading")
         panel.set_xlabel("eigenvalue")
@@ -102,7 +102,7 @@ def _rank_curves(comparison: Comparison, part: str) -> Picture:
         panel.set_xscale("log")
         panel.set_yscale("log")
         plain_decades(panel.xaxis, panel.yaxis)
-        rows = _frames(comparison, panel, epsilons, curves)
+        rows = _frames(comparison, figure, epsilons, curves)
         panel.set_ylim(0.7 * floor, 1.4)
         panel.set_xlim(epsilons[0], 1.3 * top)
         panel.set_title(f"{part}: epsilon-rank", gid="heading")
@@ -123,10 +123,10 @@ def _spectra_of(comparison: Comparison, part: str) -> dict[_Key, tuple[Array, Ar
 
 
 def _frames(
-    comparison: Comparison, panel: Axes, x: Array, curves: Mapping[_Key, Array]
+    comparison: Comparison, figure: Figure, x: Array, curves: Mapping[_Key, Array]
 ) -> list[tuple[Any, ...]]:
     """Draw every switch into one panel, in groups that the page shows one at a time; the numbers drawn."""
-    styles = looks(comparison)
+    styles, panel = looks(comparison), figure.axes[0]
     rows: list[tuple[Any, ...]] = []
     for task in sorted({task for _, _, task in curves}):
         number = 0
@@ -152,5 +152,5 @@ def _frames(
         )
         for arm in comparison.arms
     ]
-    panel.legend(handles=handles, loc="upper right")  # "best" looks at every line of every switch
+    legend(figure, handles)
     return rows
