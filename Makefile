@@ -32,7 +32,7 @@ format: $(VENV)/.installed-dev  ## put every file into the common format
 bench: $(VENV)/.installed-dev  ## measure speed beside the peers, on an idle machine
 	$(BIN)/python -m tests.bench
 
-EVIDENCE := cartpole-offset minigrid-dqn digits-random-labels digits-permuted digits-spectra digits-data
+EVIDENCE := cartpole-offset minigrid-dqn slippery-ant digits-random-labels digits-permuted digits-spectra digits-data
 
 evidence: $(VENV)/.installed-dev  ## run every sweep of docs/evidence and make its tables and pictures; hours
 	for name in $(EVIDENCE); do $(BIN)/pliant sweep docs/evidence/$$name.toml || exit; done

@@ -2,7 +2,8 @@
 
 ``python docs/evidence/arms.py results/digits-random-labels ...`` writes for each sweep, beside this file,
 
-* ``data/<sweep>.csv``: a row per run and task: its return at the end, what was measured before the task,
+* ``data/<sweep>.csv``: a row per run and task: its return at the end and over how many episodes, what was
+  measured before the task,
 * ``data/<sweep>-arms.csv``: a row per arm: interquartile means with 95 % intervals,
 * ``data/<sweep>-kept.csv``: a row per arm: what it measured before the last fifth of the tasks,
 * ``data/<sweep>-chosen.csv``: the setting of each arm, if the sweep tuned them,
@@ -108,10 +109,24 @@ def measured(run: RunRecord, task: int, moment: str = "init") -> Row:
     return row
 
 
+def late_episodes(comparison: Comparison, run: RunRecord, task: int) -> int:
+    """How many episodes ended in the last tenth of the task, the one of which the return is the mean."""
+    first, last = comparison.boundaries[task : task + 2]
+    steps = run.episodes.env_steps[run.episodes.task == task]
+    return int((steps > last - (last - first) / 10).sum())
+
+
 def rows_of(comparison: Comparison) -> list[Row]:
     """A row per run and task."""
     return [
-        {"arm": arm.label, "seed": run.seed, "task": task, "return": float(value)} | measured(run, task)
+        {
+            "arm": arm.label,
+            "seed": run.seed,
+            "task": task,
+            "return": float(value),
+            "episodes": late_episodes(comparison, run, task),
+        }
+        | measured(run, task)
         for arm in comparison.arms
         for run in arm.runs
         for task, value in enumerate(comparison.final_returns(run))
