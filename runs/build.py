@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -124,11 +125,33 @@ def build_mitigations(spec: RunSpec) -> list[Mitigation]:
         known = [parameter for parameter in inspect.signature(kind).parameters]
         for key in settings:
             _named(key, known, f"mitigations.{name}")
+        _check_types(kind, settings, f"mitigations.{name}")
         try:
             built.append(kind(**settings))
         except (TypeError, ValueError) as error:
             raise SpecError(f"mitigations.{name}: {error}") from None
     return built
+
+
+def _check_types(kind: type[Mitigation], settings: Mapping[str, Any], where: str) -> None:
+    """Refuse what the mitigation does not declare: text would be true, or a list of letters.
+
+    Raises:
+        SpecError: a setting of another type.
+    """
+    try:
+        hints = get_type_hints(kind.__init__)
+    except NameError:  # of a file of one's own, which imports a name for type checkers alone
+        return
+    for key in settings.keys() & hints.keys():
+        try:
+            adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+            adapter.validate_python(settings[key], strict=True)
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            place = ".".join(map(str, (where, key, *detail["loc"])))
+            hint = " (true and false are written so)" if detail["type"] == "bool_type" else ""
+            raise SpecError(f"{place}: {detail['msg']}{hint}, got {detail['input']!r}") from None
 
 
 def snapshot_settings(spec: RunSpec, task_steps: int) -> SnapshotSettings:

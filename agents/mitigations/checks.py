@@ -32,6 +32,13 @@ def require_count(owner: object, **settings: int | None) -> None:
             )
 
 
+def require_flag(owner: object, **settings: bool) -> None:
+    """Each setting is True or False: any text would count as true."""
+    for name, value in settings.items():
+        if not isinstance(value, bool):
+            raise InvalidSetting(f"{type(owner).__name__}'s {name} must be True or False, not {value!r}.")
+
+
 def require_member(owner: object, known: Sequence[str], **settings: str) -> None:
     """Each setting is one of the known names."""
     for name, value in settings.items():
@@ -46,6 +53,8 @@ def selected(owner: object, patterns: Iterable[str], known: Iterable[str]) -> li
         InvalidSetting: a pattern matches nothing.
     """
     known = list(known)
+    if isinstance(patterns, str):
+        raise InvalidSetting(f"{type(owner).__name__}'s layers must be a list of names, not {patterns!r}.")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise InvalidSetting(

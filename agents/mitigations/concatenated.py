@@ -9,6 +9,7 @@ from ..activations import Concatenated, ConcatenatedReLU, SineCosine
 from ..errors import InvalidSetting
 from ..remodel import concatenate
 from .base import Mitigation
+from .checks import require_flag
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -20,6 +21,9 @@ class _Concatenation(Mitigation):
 
     halve: bool
     activation: ClassVar[type[Concatenated]]
+
+    def __post_init__(self) -> None:
+        require_flag(self, halve=self.halve)
 
     def build(self, policy_kwargs: dict[str, Any], agent_name: str) -> dict[str, Any]:
         """See that no other activation was asked for.

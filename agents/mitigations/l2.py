@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import InvalidSetting
 from ..optimizers import decays_decoupled
 from .base import Mitigation
+from .checks import require_flag
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -50,6 +51,7 @@ class L2(Mitigation):
             raise InvalidSetting(f"L2 needs a finite strength of at least 0, not {self.strength!r}.")
         if self.parameters not in _SELECTIONS:
             raise InvalidSetting(f"L2's parameters is {self.parameters!r}. Known: {', '.join(_SELECTIONS)}.")
+        require_flag(self, decoupled=self.decoupled)
 
     def attach(self, agent: "Agent") -> None:
         """Set the decay in the optimiser's parameter groups, splitting them where only weights decay.

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..remodel import normalise
 from ..wiring import trace
 from .base import Mitigation
+from .checks import require_flag
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -39,6 +40,9 @@ class LayerNorm(Mitigation):
     remodel_rank: ClassVar[int] = 1
     affine: bool = True
     _scales: tuple[Tensor, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_flag(self, affine=self.affine)
 
     def remodel(self, agent: "Agent") -> None:
         """Put the normalisations in."""

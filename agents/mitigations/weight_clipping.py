@@ -11,6 +11,7 @@ from ..types import Update
 from ..units import Weighted
 from ..wiring import trace
 from .base import Mitigation
+from .checks import require_flag
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -43,6 +44,7 @@ class WeightClipping(Mitigation):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.kappa) and self.kappa > 0):
             raise InvalidSetting(f"WeightClipping needs a finite kappa above 0, not {self.kappa!r}.")
+        require_flag(self, heads=self.heads)
 
     def attach(self, agent: "Agent") -> None:
         """Find the layers."""

@@ -17,7 +17,7 @@ from ..summary import task_return
 from . import metrics
 from .grouping import Arm, arms_of, check_tasks, newest
 from .records import POLICIES, RunRecord, read_run
-from .statistics import Interval, probability_of_improvement, stratified_bootstrap
+from .statistics import LEAST_RUNS, Interval, probability_of_improvement, stratified_bootstrap
 
 Array = NDArray[np.float64]
 
@@ -196,13 +196,13 @@ class Comparison:
     def improvements(self) -> list[tuple[Arm, Arm, Interval]]:
         """For every pair the probability that one beats the other in the return at the end of a task.
 
-        The better one is named first.
+        The better one is named first. Of fewer than ``LEAST_RUNS`` runs of either nothing is said.
         """
         found = []
         for index, first in enumerate(self.arms):
             for second in self.arms[index + 1 :]:
                 pair = [(self.scores(arm), arm) for arm in (first, second)]
-                if not all(scores.size and np.isfinite(scores).all() for scores, _ in pair):
+                if not all(len(table) >= LEAST_RUNS and np.isfinite(table).all() for table, _ in pair):
                     continue
                 if probability_of_improvement(pair[0][0], pair[1][0]) < 0.5:
                     pair.reverse()

@@ -14,7 +14,7 @@ from .comparison import Comparison
 from .looks import legend, looks
 from .picture import PANEL, Picture, panel_of, picture
 from .records import RunRecord
-from .statistics import Interval, spearman_interval
+from .statistics import LEAST_RUNS, Interval, spearman_interval
 
 Array = NDArray[np.float64]
 
@@ -80,7 +80,11 @@ def correlations(comparison: Comparison) -> list[Correlation]:
 
 
 def _correlation(comparison: Comparison, tag: str, finals: Mapping[str, Array]) -> Correlation | None:
+    """None from fewer than ``LEAST_RUNS`` seeds: arms of one seed begin with the same network."""
     points = [_points(run, tag, finals)[:2] for run in comparison.runs]
+    seeds = {run.seed for run, (ranks, _) in zip(comparison.runs, points, strict=True) if ranks}
+    if len(seeds) < LEAST_RUNS:
+        return None
     interval = spearman_interval(points)
     if not np.isfinite(interval.value):
         return None

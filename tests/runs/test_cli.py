@@ -101,6 +101,18 @@ BAD = {
         "did you mean 'strength'",
     ),
     "bad setting of one": (("quickstart", "--set", "mitigations.l2.strength=-1.0"), "strength of at least 0"),
+    "a flag that is no flag": (
+        ("quickstart", "--set", "mitigations.l2.decoupled=False"),
+        "mitigations.l2.decoupled: Input should be a valid boolean (true and false are written so)",
+    ),
+    "a word for a number": (
+        ("quickstart", "--arm", "redo", "--set", "mitigations.redo.threshold=abc"),
+        "mitigations.redo.threshold: Input should be a valid number, got 'abc'",
+    ),
+    "a word for a list": (
+        ("quickstart", "--arm", "redo", "--set", "mitigations.redo.layers=actor/0"),
+        "mitigations.redo.layers",
+    ),
     "unknown activation": (("quickstart", "--set", "agent.network.activation=rleu"), "relu"),
     "a policy that does not fit": (
         ("quickstart", "--set", "agent.network.extractor=small-cnn"),

@@ -1,6 +1,7 @@
 """What every mitigation keeps to, on every agent and kind of network."""
 
 import copy
+import dataclasses
 import inspect
 import math
 
@@ -130,6 +131,22 @@ def is_refused(*names):
     except InvalidSetting:
         return True
     return False
+
+
+FLAGS = [
+    (name, field.name)
+    for name, kind in MITIGATIONS.items()
+    for field in dataclasses.fields(kind)
+    if field.type in (bool, "bool")
+]
+
+
+@pytest.mark.parametrize(("name", "flag"), FLAGS)
+def test_no_text_counts_as_true(name, flag):
+    required = {"strength": 1e-3} if name == "l2" else {}
+    for value in ("False", "abc", 1, None):
+        with pytest.raises(InvalidSetting, match=f"{flag} must be True or False"):
+            MITIGATIONS[name](**required, **{flag: value})
 
 
 def test_conflicts_name_mitigations_that_exist_with_a_reason():

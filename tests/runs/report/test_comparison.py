@@ -12,6 +12,7 @@ from pliant.runs.folder import RunFolder
 from pliant.runs.report.comparison import METRICS, Comparison, compare, gather
 from pliant.runs.report.grouping import differences
 from pliant.runs.report.page import render
+from pliant.runs.report.ranks import correlations
 from pliant.runs.report.records import read_run
 
 MakeRun = Callable[..., RunFolder]
@@ -85,7 +86,19 @@ def test_one_task_is_not_forgotten_and_two_seeds_make_no_interval(
     assert np.isnan(interval.low)
     texts = " ".join(" ".join(parse(render(comparison)).texts).split())
     assert "less is. One task cannot be forgotten yet, nor be transferred to another. No interval" in texts
-    assert "No correlation from fewer than 3 runs" in texts
+    assert "No correlation from fewer than 3 seeds" in texts
+
+
+def test_two_seeds_of_two_arms_say_neither_which_is_better_nor_what_correlates(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    paths = [make_run(tmp_path, arm, seed).path for arm in ("bp", "er") for seed in range(3)]
+    three, two = gather(paths)[0], gather([path for path in paths if "-s2-" not in path.name])[0]
+    assert [len(arm.runs) for arm in two.arms] == [2, 2]
+    assert correlations(three)
+    assert three.improvements
+    assert not correlations(two)
+    assert not two.improvements
 
 
 def test_tasks_that_every_run_finished_are_counted_in_words(
