@@ -203,6 +203,7 @@ def _print_presets() -> None:
     from ..presets import load_spec, preset_names, shipped_arms
 
     table = plain_table("preset", "agent", "environment steps", "what it is")
+    table.columns[0].no_wrap = True
     for name in preset_names():
         spec = load_spec(name)
         table.add_row(name, spec.agent.algorithm.upper(), f"{spec.total_steps:,}", spec.description)
