@@ -70,7 +70,7 @@ NAMES = {
 KEPT = ("epsilon_rank", "feature_rank", "dead_units", "weight_norm", "gradient_norm")
 """Of those, what shows what an arm kept."""
 
-FOREMOST = ("reset", "l2-er", "er", "l2", "bp", "layer-norm-l2")
+FOREMOST = ("reset", "l2-er", "er", "l2", "bp", "layer-norm-l2", "redo", "parseval")
 """The arms whose curves are shown; the others stand in the list beside them."""
 
 TITLES = {

@@ -13,8 +13,10 @@ fresh agent with the same seed on the same task, where there is one.
 import csv
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from arms import MEASURED, NAMES, write
@@ -38,6 +40,7 @@ KINDS = {
 Points = NDArray[np.float64]
 """``[4, tasks]`` of a run: what was measured, the return that followed, the task, a fresh agent's return."""
 Arms = dict[str, list[Points]]
+Row = dict[str, Any]
 
 
 def tables() -> dict[str, list[dict[str, str]]]:
@@ -108,37 +111,46 @@ def bootstrap(arms: Arms, statistic: Callable[[Arms], float]) -> Interval:
     return Interval(statistic(arms), float(low), float(high))
 
 
-def correlations() -> list[dict[str, str | int | float]]:
-    """A row per sweep and measurement, strongest first within a sweep."""
-    found = []
-    for sweep, rows in tables().items():
-        mine = []
-        for column in rows[0]:
-            part, _, name = column.partition("_")
-            if name not in MEASURED or name.endswith(("_low", "_high")):
-                continue
-            arms = points_of(rows, column)
-            if not arms:
-                continue
-            found_here = {
-                "within": bootstrap(arms, within),
-                "across": bootstrap(arms, across),
-                "given_task": bootstrap(arms, partial(within, given=2)),
-            }
-            if all(np.isfinite(run[3]).all() for runs in arms.values() for run in runs):
-                found_here["given_fresh"] = bootstrap(arms, partial(within, given=3))
-            row: dict[str, str | int | float] = {
-                "sweep": sweep,
-                "part": part,
-                "measurement": name,
-                "arms": len(arms),
-                "tasks": sum(run.shape[1] for runs in arms.values() for run in runs),
-            }
-            for kind, one in found_here.items():
-                row |= {kind: one.value, f"{kind}_low": one.low, f"{kind}_high": one.high}
-            mine.append(row)
-        found += sorted(mine, key=lambda row: -abs(row["within"]) if np.isfinite(row["within"]) else 1.0)
-    return found
+def correlated(sweep: str, column: str, arms: Arms) -> Row:
+    """The row of one measurement."""
+    part, _, name = column.partition("_")
+    found = {
+        "within": bootstrap(arms, within),
+        "across": bootstrap(arms, across),
+        "given_task": bootstrap(arms, partial(within, given=2)),
+    }
+    if all(np.isfinite(run[3]).all() for runs in arms.values() for run in runs):
+        found["given_fresh"] = bootstrap(arms, partial(within, given=3))
+    row: Row = {
+        "sweep": sweep,
+        "part": part,
+        "measurement": name,
+        "arms": len(arms),
+        "tasks": sum(run.shape[1] for runs in arms.values() for run in runs),
+    }
+    for kind, one in found.items():
+        row |= {kind: one.value, f"{kind}_low": one.low, f"{kind}_high": one.high}
+    return row
+
+
+def correlations() -> list[Row]:
+    """A row per sweep and measurement, strongest first within a sweep; on all cores, for it takes minutes."""
+    work = [
+        (sweep, column, arms)
+        for sweep, rows in tables().items()
+        for column in rows[0]
+        if (name := column.partition("_")[2]) in MEASURED and not name.endswith(("_low", "_high"))
+        if (arms := points_of(rows, column))
+    ]
+    with ProcessPoolExecutor() as processes:
+        found = list(processes.map(correlated, *zip(*work, strict=True)))
+    sweeps = list(dict.fromkeys(sweep for sweep, *_ in work))
+
+    def place(row: Row) -> tuple[int, float]:
+        within = row["within"]
+        return sweeps.index(row["sweep"]), -abs(within) if np.isfinite(within) else 1.0
+
+    return sorted(found, key=place)
 
 
 def picture(table: Sequence[dict]) -> Figure:
