@@ -1,13 +1,17 @@
 """A mitigation in a file of one's own: trained with, evaluated; executed only where its user names it."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
-from pliant.runs import cli, own_mitigations
+from pliant.agents import Mitigation
+from pliant.runs import build, cli, own_mitigations
 from pliant.runs.cli.train import _conclude
+from pliant.runs.errors import SpecError
 from pliant.runs.execute import Outcome
 from pliant.runs.folder import RunFolder
 
@@ -186,3 +190,31 @@ def test_no_spec_can_name_a_file_or_a_module(
         code, _, err = call_program(cli.train_agent, "mine.toml")
         assert code == 2
         assert f"there is no {name!r}" in err
+
+
+class Typed(Mitigation):
+    """Declares what TOML has no word for."""
+
+    def __init__(
+        self,
+        layers: tuple[str, ...] = (),
+        folder: Path = Path(),
+        part: torch.nn.Module | None = None,
+        bound: float = 1.0,
+        flag: bool = False,
+        anything=None,
+    ) -> None:
+        pass
+
+
+def test_what_a_file_can_say_fits_what_a_mitigation_declares() -> None:
+    settings = {"layers": ["a"], "folder": "b", "part": "c", "bound": math.inf, "flag": True, "anything": 1}
+    build.check_types(Typed, settings, "mitigations.typed")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"layers": "a"}, {"layers": [1]}, {"bound": "1"}, {"flag": "False"}], ids=str
+)
+def test_what_it_does_not_declare_is_refused_by_name(setting) -> None:
+    with pytest.raises(SpecError, match=rf"mitigations\.typed\.{next(iter(setting))}.*, got "):
+        build.check_types(Typed, setting, "mitigations.typed")

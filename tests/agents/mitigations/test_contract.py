@@ -149,6 +149,11 @@ def test_no_text_counts_as_true(name, flag):
             MITIGATIONS[name](**required, **{flag: value})
 
 
+def test_a_layer_is_not_taken_for_a_list_of_letters(make):
+    with pytest.raises(InvalidSetting, match="must be a list of names, not 'actor/0'"):
+        make(PPO, [MITIGATIONS["redo"](layers="actor/0")])
+
+
 def test_conflicts_name_mitigations_that_exist_with_a_reason():
     known = {kind.__name__ for kind in MITIGATIONS.values()}
     for kind in MITIGATIONS.values():
