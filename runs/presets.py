@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -106,7 +107,7 @@ def build_spec(
     arms = whole.pop(_ARMS)
     chosen = arm or whole.get("arm", "bp")
     if not isinstance(chosen, str) or chosen not in arms:
-        raise SpecError(f"there is no arm {chosen!r} in {source!r}{did_you_mean(str(chosen), arms)}")
+        raise SpecError(f"there is no arm {chosen!r} in {source!r}{_instead_of(str(chosen), arms)}")
     whole = merge(whole, arms[chosen])
     whole["arm"] = chosen
     assign(whole, settings)
@@ -170,6 +171,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near := within[:3] or difflib.get_close_matches(name, known, n=3, cutoff=0.5):
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; known: {', '.join(known)}." if known else "."
+
+
+def _instead_of(arm: str, arms: Collection[str]) -> str:
+    """As `did_you_mean`; for several arms at once, how to put mitigations together."""
+    several = {*re.split(r"[,+ ]+", arm)}
+    if len(several) > 1 and several <= {*arms}:
+        return (
+            "; a run has one arm, to which --set adds mitigations, as in --set mitigations.l2.strength=1e-4"
+        )
+    return did_you_mean(arm, arms)
 
 
 def _resolve(preset: str, seen: tuple[str, ...] = ()) -> Table:

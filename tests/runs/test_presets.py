@@ -276,6 +276,16 @@ def test_an_arm_that_is_no_name_is_refused(tmp_path: Path, arm: str) -> None:
             load_spec(str(path))
 
 
+@pytest.mark.parametrize("arms", ["redo,l2", "redo, l2", "redo+l2"])
+def test_several_arms_at_once_are_told_how_to_combine(arms: str) -> None:
+    with pytest.raises(SpecError, match=r"one arm, .* --set mitigations\.l2\.strength=1e-4"):
+        load_spec("quickstart", arm=arms)
+    assert {*load_spec("quickstart", arm="redo", settings=["mitigations.l2.strength=1e-4"]).mitigations} == {
+        "redo",
+        "l2",
+    }
+
+
 def test_arms_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     for arms in ("arms = 3", "[arms]\nl2 = 3"):
