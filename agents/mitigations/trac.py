@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class Scale:
-    """The scalar part of TRAC: one tuner per discount, their sum S.
+    """The scalar part of TRAC: one tuner per discount, their sum S, at least 0.
 
     With ``h_t = <Delta_t, g_t>``, every tuner has ``v <- beta^2 v + h^2``, ``sigma <- beta sigma - h`` and
 
@@ -36,7 +36,7 @@ class Scale:
     variance: Array = field(init=False)
     sigma: Array = field(init=False)
     total: float = 0.0
-    """S, which may be negative."""
+    """S."""
 
     def __post_init__(self) -> None:
         self.variance = np.zeros(len(self.betas))
@@ -49,7 +49,7 @@ class Scale:
         self.sigma = betas * self.sigma - product
         argument = self.sigma / (math.sqrt(2) * np.sqrt(self.variance) + self.eps)
         unit = erfi(1 / math.sqrt(2))
-        self.total = float((self.initial / unit * erfi(argument)).sum())
+        self.total = max(float((self.initial / unit * erfi(argument)).sum()), 0.0)
         return self.total
 
 
@@ -59,15 +59,17 @@ class Trac(Mitigation):
 
     The optimiser's steps u_t are added up, and the parameters are
 
-        ``theta_t = theta_ref + max(S_t, 0) Delta_t``, ``Delta_t = (theta_{t-1} - theta_ref) / S_{t-1} + u_t``
+        ``theta_t = theta_ref + S_t Delta_t``, ``Delta_t = Delta_{t-1} + u_t``
 
     with the parameters ``theta_ref`` where they began and a scale S that a betting argument tunes from the
     products of Delta with the (clipped) gradient, see `Scale`: parameters move away from where they began as
-    long as that pays, and are drawn back when it does not. Formula and numbers are those of the authors'
-    code (github.com/ComputationalRobotics/TRAC), but for its approximate erfi. It hooks into the optimiser's
-    ``step``. What changes parameters elsewhere (ER steps, clipping, ReDo) moves ``theta_ref`` by as much.
-    What draws them anew (resets, a new head) makes them begin there, and where all of them do, S begins anew,
-    too. DQN's target network follows the online one.
+    long as that pays, and are drawn back when it does not. Numbers are those of the authors' code
+    (github.com/ComputationalRobotics/TRAC), which recovers Delta from the parameters instead, as
+    ``(theta_{t-1} - theta_ref) / (S_{t-1} + eps)``, and so forgets it whenever S comes to 0; here it is kept.
+
+    It hooks into the optimiser's ``step``. What changes parameters elsewhere (ER steps, clipping, ReDo) moves
+    ``theta_ref`` by as much. What draws them anew (resets, a new head) makes them begin there, and where all
+    of them do, S begins anew, too. DQN's target network follows the online one.
 
     S begins near zero and grows exponentially, so that a run starts slowly.
 
@@ -86,8 +88,8 @@ class Trac(Mitigation):
     eps: float = 1e-8
     _names: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False, compare=False)
     _reference: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _way: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     _before: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _after: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     _scale: Scale | None = field(default=None, init=False, repr=False, compare=False)
     _handles: tuple[Any, ...] = field(default=(), init=False, repr=False, compare=False)
 
@@ -104,7 +106,7 @@ class Trac(Mitigation):
         for handle in self._handles:
             handle.remove()
         self._names = {n: p for network in agent.networks().values() for n, p in network.items()}
-        self._reference, self._after = {}, {}
+        self._reference, self._way = {}, {}
         self.on_redraw(agent, self._names)
         optimizer = agent.policy.optimizer
         self._handles = (
@@ -116,36 +118,34 @@ class Trac(Mitigation):
         """Here they begin; S, too, if they are all."""
         for name, parameter in parameters.items():
             self._reference[name] = parameter.detach().clone()
-            self._after[name] = parameter.detach().clone()
+            self._way[name] = torch.zeros_like(parameter)
         if self._names.keys() <= parameters.keys():
             self._scale = Scale(tuple(self.betas), self.initial, self.eps)
 
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: p.detach().clone() for name, p in self._names.items()}
+    def _place(self, name: str) -> Tensor:
+        """``theta_ref + S Delta``."""
+        assert self._scale is not None
+        return self._reference[name] + self._scale.total * self._way[name]
 
     @torch.no_grad()
     def _remember(self) -> None:
         """Before the optimiser's step."""
-        self._before = self._copy()
-        for name, reference in self._reference.items():
-            reference += self._before[name] - self._after[name]  # what others did
+        self._before = {name: p.detach().clone() for name, p in self._names.items()}
+        for name, place in self._before.items():
+            self._reference[name] += place - self._place(name)  # what others did
 
     @torch.no_grad()
     def _rescale(self, agent: "Agent") -> None:
         """After it: from the optimiser's step to TRAC's."""
         assert self._scale is not None
-        divisor = self._scale.total + self.eps
-        moved = {n: (self._before[n] - ref) / divisor for n, ref in self._reference.items()}  # Delta
-        products = [(moved[n] * p.grad).sum() for n, p in self._names.items() if p.grad is not None]
-        scale = max(self._scale.update(torch.stack(products).sum().item()), 0.0)
-        if not math.isfinite(scale):
+        products = [(self._way[n] * p.grad).sum() for n, p in self._names.items() if p.grad is not None]
+        if not math.isfinite(self._scale.update(torch.stack(products).sum().item())):
             for name, p in self._names.items():
                 p.copy_(self._before[name])
             raise NonFiniteLoss("the scale of Trac", agent.gradient_updates)
         for name, p in self._names.items():
-            moved[name] += p - self._before[name]
-            p.copy_(self._reference[name] + scale * moved[name])
-            self._after[name].copy_(p)
+            self._way[name] += p - self._before[name]
+            p.copy_(self._place(name))
 
     def values(self) -> dict[str, float]:
         """``trac_scale``."""
@@ -166,12 +166,12 @@ class Trac(Mitigation):
         self._scale.total = float(state["total"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Where the parameters began, and after the latest step."""
+        """Where the parameters began, and Delta."""
         reference = {f"reference/{name}": tensor for name, tensor in self._reference.items()}
-        return reference | {f"after/{name}": tensor for name, tensor in self._after.items()}
+        return reference | {f"way/{name}": tensor for name, tensor in self._way.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put them back."""
-        for kind, own in (("reference", self._reference), ("after", self._after)):
+        for kind, own in (("reference", self._reference), ("way", self._way)):
             for name, tensor in own.items():
                 tensor.copy_(tensors[f"{kind}/{name}"])
