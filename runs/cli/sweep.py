@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from .console import FAILED, INTERRUPTED, Data, Device, Usage, err, out, plain_table, until_ctrl_c
 
 if TYPE_CHECKING:
+    from ..plan import Plan
     from ..progress import Reporter
     from ..sweep.drive import Result, Shard
     from ..sweep.engine import Engine
@@ -85,12 +86,14 @@ def sweep(
     whole = Sweep(definition, folder, storage)
     if ray is None and (sync_to is not None or (cpus, gpus) != (1.0, 0.0)):
         raise Usage("--sync-to, --cpus and --gpus are for runs on a Ray cluster, with --ray")
-    whole.check(device)  # everything, before the first file is written
+    plans = whole.check(device)  # everything, before the first file is written
     if folder.is_one:
         folder.check(definition)
     if dry_run:
-        _print_plan(whole, jobs)
+        _print_plan(whole, plans, jobs)
         return
+    if ray is None:
+        _check_room(whole, plans, part, jobs)
 
     def make_engine(report: Reporter) -> Engine:
         from ..execute import available_cores
@@ -113,6 +116,26 @@ def sweep(
         out.print(f"results in {folder.path}: {runs:,} runs, {steps:,} environment steps", soft_wrap=True)
 
     _carry_out(whole, part, make_engine, take_folder)
+
+
+def _check_room(whole: Sweep, plans: Sequence[Plan], part: Shard, jobs: int | None) -> None:
+    """Refuse what does not fit into memory or onto the disk; on a cluster they are the nodes'.
+
+    Raises:
+        TooLarge: says what takes the most, what there is and what to do.
+    """
+    from ..execute import available_cores
+    from ..resources import check_disk, check_memory
+    from ..sweep.expectation import usual_needs
+
+    runs, steps = whole.left()
+    if not runs:
+        return
+    needs = usual_needs(plans, steps // runs)
+    runs = -(-runs // part.count)
+    check_memory(needs, min(jobs or available_cores(), runs))
+    if warning := check_disk(needs, whole.folder.path, runs):
+        err.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _carry_out(
@@ -183,12 +206,12 @@ def _of(choice: Mapping[str, Any]) -> str:
     return f"{choice['trials']} settings{tie}"
 
 
-def _print_plan(whole: Sweep, jobs: int | None) -> None:
+def _print_plan(whole: Sweep, plans: Sequence[Plan], jobs: int | None) -> None:
     from rich.text import Text
 
     from ..execute import available_cores
-    from ..sweep.expectation import expectation
-    from ..sweep.jobs import FINAL
+    from ..sizes import in_words
+    from ..sweep.expectation import expectation, usual_needs
 
     table = plain_table("run", "seed", "env steps", "state")
     known = whole.known_jobs()
@@ -199,18 +222,18 @@ def _print_plan(whole: Sweep, jobs: int | None) -> None:
     runs, steps = whole.expected()
     if len(known) < runs:
         out.print(f"and {runs - len(known):,} runs whose settings are chosen on the way")
-    ended = [job for job in known if job.state() in FINAL]
-    left = steps - sum(job.total_steps for job in ended)
+    runs_left, steps_left = whole.left()
     out.print(
-        f"\n{runs:,} runs, {steps:,} environment steps in {whole.folder.path}; {len(ended):,} runs are there "
-        "already; nothing was run",
+        f"\n{runs:,} runs, {steps:,} environment steps in {whole.folder.path}; {runs - runs_left:,} runs are "
+        "there already; nothing was run",
         soft_wrap=True,
     )
     found = expectation(known)
     out.print(
-        "time and size are not known before a run of this sweep is complete"
+        f"disk: about {in_words(sum(usual_needs(plans, steps_left).disk.values()))}; the time is not known "
+        "before a run of this sweep is complete"
         if found is None
-        else f"the rest: {found.text(left, jobs or available_cores())}",
+        else f"the rest: {found.text(steps_left, jobs or available_cores())}",
         soft_wrap=True,
     )
 

@@ -1,13 +1,34 @@
-"""What the rest of a sweep will take, going by those of its runs that are complete."""
+"""What the rest of a sweep will take: by its specs, and by those of its runs that are complete."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..manifest import wall_seconds
+from ..plan import Plan
+from ..resources import Needs, expected_needs
 from .jobs import Job
+
+
+def usual_needs(plans: Sequence[Plan], env_steps: int) -> Needs:
+    """Of a run of ``env_steps`` like those of ``plans``: the largest one's memory, the average one's disk."""
+    needs = [expected_needs(plan) for plan in plans]
+    share = env_steps / sum(plan.boundaries[-1] for plan in plans)
+    return Needs(
+        memory=max((one.memory for one in needs), key=lambda memory: sum(memory.values())),
+        disk=_sum((one.disk for one in needs), share),
+        more_disk=_sum((one.more_disk for one in needs), share),
+    )
+
+
+def _sum(sizes: Iterable[Mapping[str, int]], factor: float) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in sizes:
+        total.update(one)
+    return {name: int(factor * size) for name, size in total.items()}
 
 
 @dataclass(frozen=True)

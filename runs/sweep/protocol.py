@@ -11,16 +11,19 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile, RunError, SpecError
 from ..folder import now
 from ..report.comparison import Metric
 from .definition import SweepDefinition
 from .folder import SweepFolder
-from .jobs import Job, make_job
+from .jobs import FINAL, Job, make_job
 from .objective import best, objective, score, worst
 from .space import Setting, ends, settings
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 Routine = Generator[Sequence[Job], None, None]
 
@@ -143,8 +146,11 @@ class Sweep:
             found += self.test_jobs(arm, trials[0].setting)[:1]
         return found
 
-    def check(self, device: str) -> None:
+    def check(self, device: str) -> list[Plan]:
         """Build an agent for every setting that may come up, or for many of them, before a file is written.
+
+        Returns:
+            The plans that were looked at.
 
         Raises:
             SpecError: one cannot be built; the text names it.
@@ -155,11 +161,13 @@ class Sweep:
         from ..plan import make_plan
 
         jobs = self.samples()
+        plans = []
         for job in jobs[:: math.ceil(len(jobs) / MOST_CHECKED)]:
             try:
-                make_plan(job.spec, device)
+                plans.append(make_plan(job.spec, device))
             except (RunError, AgentError, EnvError, MeasurementError) as error:
                 raise SpecError(f"{job.path.name}: {error}") from None
+        return plans
 
     def expected(self) -> tuple[int, int]:
         """Runs and environment steps of the whole sweep, the tuning's and the test's."""
@@ -177,6 +185,12 @@ class Sweep:
             steps += planned * sum(job.total_steps for job in first.jobs)
             steps += sum(job.total_steps for job in test)
         return runs, steps
+
+    def left(self) -> tuple[int, int]:
+        """As `expected`, of the runs that have not ended."""
+        runs, steps = self.expected()
+        ended = [job for job in self.known_jobs() if job.state() in FINAL]
+        return runs - len(ended), steps - sum(job.total_steps for job in ended)
 
 
 def budget(definition: SweepDefinition, arm: str) -> int:

@@ -13,6 +13,7 @@ from pliant.runs.plan import make_plan
 from pliant.runs.presets import validate
 from pliant.runs.resources import check_disk, check_memory, expected_needs
 from pliant.runs.sizes import in_words
+from pliant.runs.sweep.expectation import usual_needs
 from pliant.runs.training import train
 
 GRID = {
@@ -53,6 +54,18 @@ def test_the_disk_that_a_run_took_lies_between_half_the_estimate_and_its_most(
     assert about / 2 < taken < about + sum(needs.more_disk.values())
     tensors = sum(path.stat().st_size for path in folder.checkpoints.rglob("tensors.safetensors"))
     assert tensors == pytest.approx(needs.disk["checkpoints"], rel=0.5)
+
+
+def test_the_usual_needs_of_several_plans_are_the_largest_memory_and_their_share_of_the_disk() -> None:
+    plans = [planned(GRID), planned(CARTPOLE)]
+    grid, cartpole = map(expected_needs, plans)
+    both = usual_needs(plans, sum(plan.boundaries[-1] for plan in plans))
+    assert both.memory == max(grid.memory, cartpole.memory, key=lambda memory: sum(memory.values()))
+    assert both.disk == {name: grid.disk.get(name, 0) + cartpole.disk.get(name, 0) for name in both.disk}
+    assert both.disk.keys() == grid.disk.keys() | cartpole.disk.keys()
+    assert sum(both.more_disk.values()) == sum(grid.more_disk.values()) + sum(cartpole.more_disk.values())
+    half = usual_needs(plans[1:], plans[1].boundaries[-1] // 2)
+    assert half.disk == {name: size // 2 for name, size in cartpole.disk.items()}
 
 
 def test_the_replay_buffer_is_counted_to_the_byte() -> None:

@@ -35,8 +35,10 @@ def test_a_plain_sweep_is_every_arm_setting_and_seed_once(
     begin: Begin, plain: str, fake_engine: Engine, carry_on: CarryOn
 ) -> None:
     sweep, engine = begin(plain), fake_engine(by_rate)
+    assert sweep.left() == (8, 8 * 512)
     result = carry_on(sweep, engine)
     assert result.whole
+    assert sweep.left() == (0, 0)
     assert not result.failed
     done = {(job.spec.arm, job.spec.agent.learning_rate, job.spec.seed) for job in sweep.known_jobs()}
     assert done == {(arm, rate, seed) for arm in ("bp", "l2") for rate in (1e-3, 1e-2) for seed in (0, 1)}

@@ -5,17 +5,19 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from pliant.runs import cli
+from pliant.runs import cli, resources
 from pliant.runs.cli import console
 from pliant.runs.folder import RunFolder, run_folders
 from pliant.runs.sweep import engine
@@ -175,7 +177,26 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
         assert said.count("not started") == listed
         assert f"and {22 - listed} runs whose settings are chosen on the way" in said
         assert "22 runs, 11,264 environment steps" in said
-        assert "not known before a run of this sweep is complete" in said
+        assert re.search(r"disk: about \d.* [kM]B; the time is not known before a run of this sweep", said)
+    assert not out.exists()
+
+
+def test_a_sweep_too_large_for_the_machine_is_refused_before_its_folder_is_made(
+    pliant: Call, write: Write, plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = write(plain), tmp_path / "results"
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        for options, runs in (([], 8), (["--shard", "0/3"], 3)):
+            code, said, err = pliant("sweep", file, "--out", out, *options)
+            assert (code, said) == (2, "")
+            assert re.search(
+                rf"{runs} runs need .* each .* of the disk of .*sweep', of which 1 kB are free", err
+            )
+    monkeypatch.setattr(resources, "available_memory", lambda: 1000)
+    code, said, err = pliant("sweep", file, "--out", out, "--jobs", 2)
+    assert (code, said) == (2, "")
+    assert re.search(r"2 runs need .* of memory, of which 1 kB are free.*--jobs", err)
     assert not out.exists()
 
 
