@@ -238,7 +238,12 @@ def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(fontsize=9, frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    apart = _far_below(table)
     for place, row in enumerate(reversed(table)):
+        if row is apart:
+            at = (0.02, place)
+            right.text(*at, f"◂ {row['last_fifth']:.3g}", transform=right.get_yaxis_transform(), va="center")
+            continue
         colour = COLOURS.get(row["arm"], "#1c2430")
         right.plot([row["last_fifth_low"], row["last_fifth_high"]], [place, place], color=colour, linewidth=2)
         right.plot(row["last_fifth"], place, "o", color=colour, markersize=5)
@@ -250,6 +255,16 @@ def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _far_below(table: Sequence[Row]) -> Row | None:
+    """The last arm of all, if the others would have less than half of the axis because of it."""
+    *others, last = table
+    if not others or last["arm"] in COLOURS:
+        return None
+    highest = max(row["last_fifth_high"] for row in table)
+    lowest = min(row["last_fifth_low"] for row in others)
+    return last if highest - lowest < (highest - last["last_fifth_low"]) / 2 else None
 
 
 def _smooth(values: Array, width: int) -> Array:
