@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from .errors import AgentError, InvalidSetting, NonFiniteLoss
-from .features import received, recorded
+from .features import Taps, received, recorded
 from .mitigations.base import Mitigation, check_combination
-from .mixture import Mixture, weighted_rows
+from .mixture import Mixture
 from .networks import INITIALISATIONS, initialise, named, resolve_names
 from .norms import total_norm
 from .randomness import isolated_randomness
@@ -69,6 +69,7 @@ class Agent(BaseAlgorithm):
         self.initialisation = initialisation
         self.gradient_updates = 0
         self.present_loss: Loss | None = None
+        self._present: tuple[Observations, dict[str, Tensor]] | None = None
         self._schedule_window: tuple[int, int] | None = None
         super().__init__(*args, **kwargs)
 
@@ -139,17 +140,14 @@ class Agent(BaseAlgorithm):
             By ``"<network>/<depth>"`` (``"actor/0"``, ``"q/1"``), ``[B, width]``; convolutional layers with
             space flattened into samples, ``[B H W, C]``. After them, for a mixture of experts,
             ``"<network>/mixture"``: the last features of all experts times their weights, ``[B, E width]``.
+            While penalties are computed, those of the minibatch come from the forward pass of its loss.
         """
-        layers, mixtures = self.hidden_layers(), self.mixtures()
-        gates = {name: mixture.gate for name, mixture in mixtures.items()}
-        with recorded({**layers, **gates}) as seen:
+        if self._present is not None and observations is self._present[0]:
+            return dict(self._present[1])
+        taps = self._taps()
+        with taps.open() as seen:
             self._forward_hidden(observations)
-        features = {name: seen[name] for name in layers}
-        for name, mixture in mixtures.items():
-            network = name.removesuffix("/mixture")
-            ends = [_last(f"{network}/{part}/", layers) for part, _ in mixture.parts() if part != "gate"]
-            features[name] = weighted_rows(seen[name], [seen[end] for end in ends])
-        return features
+        return taps.features(seen)
 
     def inputs(self, modules: Iterable[nn.Module], observations: Observations) -> dict[nn.Module, Tensor]:
         """What enters modules of the networks, ``[B, ...]`` each, from one forward pass."""
@@ -312,14 +310,39 @@ class Agent(BaseAlgorithm):
             for key, value in mitigation.values().items():
                 self.logger.record(f"plasticity/{key}", value)
 
-    def _penalties(self, observations: Observations, loss: Loss) -> dict[str, Tensor]:
+    def _taps(self) -> Taps:
+        """Where the networks' features are taken at present."""
+        return Taps(self.hidden_layers(), self.mixtures())
+
+    def _taps_for_penalties(self) -> Taps | None:
+        """The same, for as long as no network is remodelled; None if no mitigation has a penalty."""
+        penalised = any(type(m).penalty is not Mitigation.penalty for m in self.mitigations)
+        return self._taps() if penalised else None
+
+    def _training_loss(self, batch: Any) -> Loss:
+        """The loss of a minibatch to learn from."""
+        return self.loss(batch)
+
+    def _loss_and_penalties(self, batch: Any, taps: Taps | None) -> tuple[Loss, dict[str, Tensor]]:
+        """Of a minibatch to learn from; penalties on features share the forward pass of the loss."""
+        if taps is None:
+            return self._training_loss(batch), {}
+        with taps.open() as seen:
+            loss = self._training_loss(batch)
+        return loss, self._penalties(self.observations(batch), loss, taps.features(seen))
+
+    def _penalties(
+        self, observations: Observations, loss: Loss, features: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The mitigations' penalties on this minibatch, by the name an error would give them."""
-        self.present_loss = loss
-        penalties = {
-            f"the penalty of {type(mitigation).__name__}": mitigation.penalty(self, observations)
-            for mitigation in self.mitigations
-        }
-        self.present_loss = None  # it holds on to the graph, and cannot be saved
+        self.present_loss, self._present = loss, (observations, features)
+        try:
+            penalties = {
+                f"the penalty of {type(mitigation).__name__}": mitigation.penalty(self, observations)
+                for mitigation in self.mitigations
+            }
+        finally:
+            self.present_loss = self._present = None  # they hold on to the graph, and cannot be saved
         return {name: penalty for name, penalty in penalties.items() if penalty is not None}
 
     def _descend(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:
@@ -372,7 +395,3 @@ def scalars(tensors: dict[str, Tensor]) -> dict[str, float]:
         return {name: tensor.item() for name, tensor in tensors.items()}
     with torch.no_grad():
         return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
-
-
-def _last(prefix: str, layers: Iterable[str]) -> str:
-    return [name for name in layers if name.startswith(prefix)][-1]

@@ -5,7 +5,6 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from contextlib import nullcontext
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -183,6 +182,13 @@ class Classifier(Agent, BaseAlgorithm):
 
     # Training ---------------------------------------------------------------------------------------------
 
+    def _training_loss(self, batch: ClassifierBatch) -> Loss:
+        """The loss; running statistics of batch norm follow the minibatch."""
+        if not self._norms:
+            return self.loss(batch)
+        with learning(self._norms):
+            return self.loss(batch)
+
     def learn(
         self,
         total_timesteps: int,
@@ -226,10 +232,10 @@ class Classifier(Agent, BaseAlgorithm):
         """
         assert self._passes is not None
         policy, passes, mitigations = self.policy, self._passes, self.mitigations
-        parameters = list(policy.parameters())
+        parameters, taps = list(policy.parameters()), self._taps_for_penalties()
         going, ended = np.array([False]), np.array([True])
         history: dict[str, list[float]] = defaultdict(list)
-        tally, alone = _Tally(), nullcontext()
+        tally = _Tally()
         self._update_learning_rate(policy.optimizer)
         callback.on_rollout_start()
 
@@ -244,9 +250,7 @@ class Classifier(Agent, BaseAlgorithm):
             for mitigation in mitigations:
                 mitigation.before_update(self, update)
 
-            with learning(self._norms) if self._norms else alone:
-                loss = self.loss(batch)
-            penalties = self._penalties(batch.observations, loss)
+            loss, penalties = self._loss_and_penalties(batch, taps)
             numbers = scalars({"loss": loss.total, **penalties})
             self._require_finite(numbers, numbers)
             for quantity, number in numbers.items():
@@ -260,7 +264,7 @@ class Classifier(Agent, BaseAlgorithm):
             self._n_updates += 1
             self.num_timesteps += len(batch.labels)
             tally.add(loss.outputs, batch.labels)
-            del loss, total
+            del loss, penalties, total
             infos: list[dict[str, Any]] = [{}]
             dones = going
             if passes.over:

@@ -101,7 +101,7 @@ class DQN(Agent, stable_baselines3.DQN):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         assert self.replay_buffer is not None
-        parameters = list(self.q_net.parameters())
+        parameters, taps = list(self.q_net.parameters()), self._taps_for_penalties()
         losses, gradient_norms = [], []
 
         for _ in range(gradient_steps):
@@ -111,8 +111,7 @@ class DQN(Agent, stable_baselines3.DQN):
                 mitigation.before_update(self, update)
 
             batch = self.prepare(samples)
-            loss = self.loss(batch)
-            penalties = self._penalties(batch.observations, loss)
+            loss, penalties = self._loss_and_penalties(batch, taps)
             numbers = scalars({**loss.parts, **penalties})
             self._require_finite(numbers, numbers)
             losses.append(numbers["td_loss"])

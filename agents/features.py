@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from .activations import Concatenated
-from .mixture import Mixture
+from .mixture import Mixture, weighted_rows
 
 
 def hidden_activations(
@@ -99,6 +99,34 @@ def recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Taps(NamedTuple):
+    """Where an agent's features are taken while its networks run.
+
+    Attributes:
+        layers: the hidden layers, as `hidden_activations` names them.
+        mixtures: the mixtures of experts, by ``"<network>/mixture"``.
+    """
+
+    layers: Mapping[str, nn.Module]
+    mixtures: Mapping[str, Mixture]
+
+    def open(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Within the block, a forward pass stores what `features` makes features of."""
+        return recorded({**self.layers, **{name: mixture.gate for name, mixture in self.mixtures.items()}})
+
+    def features(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of every hidden layer; then, for a mixture, the last ones of all experts times their weights."""
+        features = {name: seen[name] for name in self.layers}
+        for name, mixture in self.mixtures.items():
+            network = name.removesuffix("/mixture")
+            ends = [self._last(f"{network}/{part}/") for part, _ in mixture.parts() if part != "gate"]
+            features[name] = weighted_rows(seen[name], [seen[end] for end in ends])
+        return features
+
+    def _last(self, prefix: str) -> str:
+        return [name for name in self.layers if name.startswith(prefix)][-1]
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class PPO(Agent, stable_baselines3.PPO):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        parameters = list(self.policy.parameters())
+        parameters, taps = list(self.policy.parameters()), self._taps_for_penalties()
         buffer = self.rollout_buffer
         per_epoch = -(-buffer.buffer_size * buffer.n_envs // self.batch_size)  # the last may be smaller
         history: dict[str, list[float]] = defaultdict(list)
@@ -130,8 +130,7 @@ class PPO(Agent, stable_baselines3.PPO):
                     mitigation.before_update(self, update)
 
                 batch = self.prepare(samples)
-                loss = self.loss(batch)
-                penalties = self._penalties(batch.observations, loss)
+                loss, penalties = self._loss_and_penalties(batch, taps)
                 numbers = scalars({"loss": loss.total, **loss.parts, **penalties, **loss.monitors})
                 self._require_finite(numbers, [*loss.parts, *penalties])
                 for quantity, number in numbers.items():

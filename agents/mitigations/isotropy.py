@@ -33,7 +33,8 @@ def isotropy_penalty(features: Tensor) -> Tensor:
 def gradient_norm(scalar: Tensor, parameters: list[nn.Parameter]) -> Tensor:
     """``sqrt(sum g^2 + 1e-8)`` of the scalar's gradient g; its graph is kept."""
     gradients = torch.autograd.grad(scalar, parameters, retain_graph=True, allow_unused=True)
-    return torch.stack([g.square().sum() for g in gradients if g is not None]).sum().add(1e-8).sqrt()
+    norms = torch._foreach_norm([g for g in gradients if g is not None])
+    return torch.stack(norms).square().sum().add(1e-8).sqrt()
 
 
 @dataclass

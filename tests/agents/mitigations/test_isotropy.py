@@ -60,8 +60,8 @@ def test_the_adapted_penalty_is_the_stated_share_of_each_networks_loss(make, obs
     agent = make(PPO, [mitigation], ent_coef=0.3, vf_coef=0.7)
     agent.learn(32)
     batch = agent.prepare(next(agent.rollout_buffer.get(8)))
-    loss = agent.loss(batch)
-    penalty = agent._penalties(batch.observations, loss)["the penalty of Isotropy"]
+    loss, penalties = agent._loss_and_penalties(batch, agent._taps())
+    penalty = penalties["the penalty of Isotropy"]
     actor = (loss.parts["policy_loss"] + 0.3 * loss.parts["entropy_loss"]).abs()
     critic = (0.7 * loss.parts["value_loss"]).abs()
     torch.testing.assert_close(penalty, (0.05 * (actor + critic)).detach(), rtol=1e-4, atol=1e-7)
@@ -73,9 +73,9 @@ def test_the_adapted_coefficient_is_not_differentiated(make):
     agent = make(DQN, [mitigation])
     agent.learn(40)
     batch = agent.prepare(agent.replay_buffer.sample(16))
-    loss = agent.loss(batch)
+    loss, penalties = agent._loss_and_penalties(batch, agent._taps())
     weights = [agent.q_net.q_net[0].weight, agent.q_net.q_net[2].weight]
-    penalty = agent._penalties(batch.observations, loss)["the penalty of Isotropy"]
+    penalty = penalties["the penalty of Isotropy"]
     plain = isotropy_penalty(agent.features(batch.observations)["q/1"])
     coefficient = 0.05 * loss.total.abs().item() / plain.item()
     wanted = torch.autograd.grad(plain, weights)
@@ -95,12 +95,12 @@ def test_relative_to_the_gradient_that_of_the_penalty_is_the_stated_share_of_the
     agent = make(PPO, [*mixture, mitigation], actions=BOX, ent_coef=0.1)
     agent.learn(32)
     batch = agent.prepare(next(agent.rollout_buffer.get(8)))
-    loss = agent.loss(batch)
+    loss, penalties = agent._loss_and_penalties(batch, agent._taps())
     moved = list(agent.objectives()["actor"].parameters.values())
     assert agent.policy.log_std in set(moved)
     actor = loss.parts["policy_loss"] + 0.1 * loss.parts["entropy_loss"]
     wanted = 0.5 * norm(torch.autograd.grad(actor, moved, retain_graph=True))
-    penalty = agent._penalties(batch.observations, loss)["the penalty of Isotropy"]
+    penalty = penalties["the penalty of Isotropy"]
     (name,) = mitigation._chosen
     plain = isotropy_penalty(agent.features(batch.observations)[name])
     direction = torch.autograd.grad(plain, moved, allow_unused=True)

@@ -335,8 +335,8 @@ def test_the_penalty_is_a_share_of_the_loss_of_the_network_that_is_the_mixture(m
     agent = make(PPO, [MixtureOfExperts(3), Isotropy(ratio=0.05)], ent_coef=0.3)
     agent.learn(32)
     batch = agent.prepare(next(agent.rollout_buffer.get(8)))
-    loss = agent.loss(batch)
-    penalty = agent._penalties(batch.observations, loss)["the penalty of Isotropy"]
+    loss, penalties = agent._loss_and_penalties(batch, agent._taps())
+    penalty = penalties["the penalty of Isotropy"]
     actor = (loss.parts["policy_loss"] + 0.3 * loss.parts["entropy_loss"]).abs()
     torch.testing.assert_close(penalty, (0.05 * actor).detach(), rtol=1e-4, atol=1e-7)
 
