@@ -56,7 +56,10 @@ class Mitigation:
         """Prepare for this agent, whose policy and optimiser exist now."""
 
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
-        """A differentiable scalar added to the descended loss of this minibatch, or ``None``."""
+        """A differentiable scalar added to the descended loss of this minibatch, or ``None``.
+
+        ``agent.features(observations)`` costs nothing here: it is what the loss's own forward pass has seen.
+        """
         return None
 
     def before_update(self, agent: "Agent", update: Update) -> None:

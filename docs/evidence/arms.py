@@ -4,16 +4,23 @@
 
 * ``data/<sweep>.csv``: a row per run and task: its return at the end and over how many episodes, what was
   measured before the task,
+* ``data/<sweep>-chosen.csv``: the setting of each arm, if the sweep tuned them,
+
+and from these rows
+
 * ``data/<sweep>-arms.csv``: a row per arm: interquartile means with 95 % intervals,
 * ``data/<sweep>-kept.csv``: a row per arm: what it measured before the last fifth of the tasks,
-* ``data/<sweep>-chosen.csv``: the setting of each arm, if the sweep tuned them,
 * ``images/<sweep>.png``.
+
+Arms of the definition that have no run in the folder keep the rows that they have: one can be added
+without running all others again. Without a folder of that name all is made from the rows.
 """
 
 import csv
-import shutil
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +29,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pliant.runs.report.comparison import Arm, Comparison, gather
+from pliant.runs.report.comparison import Comparison, gather
 from pliant.runs.report.looks import FRESH, OKABE_ITO
 from pliant.runs.report.records import RunRecord
 from pliant.runs.report.statistics import stratified_bootstrap
+from pliant.runs.sweep.definition import load_definition
 
 HERE = Path(__file__).parent
 
@@ -69,6 +77,12 @@ NAMES = {
 
 KEPT = ("epsilon_rank", "feature_rank", "dead_units", "weight_norm", "gradient_norm")
 """Of those, what shows what an arm kept."""
+
+KEYS = ("arm", "seed", "task", "return", "episodes")
+"""The columns that are no measurement."""
+
+FRESH_ARM = "reset"
+"""The arm that begins anew at every task."""
 
 FOREMOST = ("reset", "l2-er", "er", "l2", "bp", "layer-norm-l2", "redo", "parseval")
 """The arms whose curves are shown; the others stand in the list beside them."""
@@ -117,7 +131,7 @@ def late_episodes(comparison: Comparison, run: RunRecord, task: int) -> int:
 
 
 def rows_of(comparison: Comparison) -> list[Row]:
-    """A row per run and task."""
+    """A row per run and task, of the runs that went far enough."""
     return [
         {
             "arm": arm.label,
@@ -129,31 +143,46 @@ def rows_of(comparison: Comparison) -> list[Row]:
         | measured(run, task)
         for arm in comparison.arms
         for run in arm.runs
+        if comparison.counts(run)
         for task, value in enumerate(comparison.final_returns(run))
     ]
 
 
-def finished(comparison: Comparison, arm: Arm) -> list[RunRecord]:
-    """The runs that went far enough, in the order of their seeds."""
-    return [run for run in arm.runs if comparison.counts(run)]
+@dataclass(frozen=True)
+class Run:
+    """What the rows say of one run.
+
+    Attributes:
+        returns: at the end of each task, ``[tasks]``.
+        readings: of the tasks before which something was measured, in their order.
+    """
+
+    returns: Array
+    readings: list[dict[str, float]]
 
 
-def scores(comparison: Comparison, arm: Arm) -> Array:
+Arms = dict[str, dict[str, Run]]
+"""The runs by arm and seed."""
+
+
+def arms_of(rows: Sequence[Mapping[str, str]]) -> Arms:
+    """The runs that rows of a file are of."""
+    grouped: dict[str, dict[str, list[Mapping[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        grouped[row["arm"]][row["seed"]].append(row)
+    return {arm: {seed: _run(mine) for seed, mine in runs.items()} for arm, runs in grouped.items()}
+
+
+def _run(rows: Sequence[Mapping[str, str]]) -> Run:
+    readings = [
+        {name: float(value) for name, value in row.items() if name not in KEYS and value} for row in rows
+    ]
+    return Run(np.array([float(row["return"]) for row in rows]), [one for one in readings if one])
+
+
+def scores(runs: Mapping[str, Run]) -> Array:
     """Returns at the end of the tasks, ``[seeds, tasks]``."""
-    return np.array([comparison.final_returns(run) for run in finished(comparison, arm)])
-
-
-def seeds(comparison: Comparison, arm: Arm) -> list[int]:
-    """Of the same runs."""
-    return [run.seed for run in finished(comparison, arm)]
-
-
-def plasticity_gap(comparison: Comparison, arm: Arm) -> Array | None:
-    """What fresh agents with the same seed have more than these; None unless every seed has one."""
-    fresh = [comparison.fresh_for(run) for run in finished(comparison, arm)]
-    if arm.fresh or not all(fresh):
-        return None
-    return np.array([comparison.final_returns(one) for one in fresh if one]) - scores(comparison, arm)
+    return np.array([run.returns for run in runs.values()])
 
 
 def mean(values: Array) -> Array:
@@ -167,42 +196,40 @@ def last_fifth(values: Array) -> Array:
     return values[:, -max(values.shape[1] // 5, 1) :]
 
 
-def summary(comparison: Comparison) -> list[Row]:
+def summary(arms: Arms) -> list[Row]:
     """A row per arm, best first by the last fifth of the tasks."""
-    bp = next((arm for arm in comparison.arms if arm.label == "bp"), None)
     table = []
-    for arm in comparison.arms:
-        values, gap = scores(comparison, arm), plasticity_gap(comparison, arm)
+    for name, runs in arms.items():
+        values = scores(runs)
         found = {
             "all_tasks": stratified_bootstrap(values),
             "last_fifth": stratified_bootstrap(last_fifth(values)),
         }
-        if gap is not None:
+        fresh, bp = arms.get(FRESH_ARM, {}), arms.get("bp", {})
+        if name != FRESH_ARM and runs.keys() <= fresh.keys():
+            gap = scores({seed: fresh[seed] for seed in runs}) - values  # of the same seed on the same task
             found |= {
                 "gap": stratified_bootstrap(gap),
                 "gap_last_fifth": stratified_bootstrap(last_fifth(gap)),
             }
-        if bp is not None and arm is not bp and seeds(comparison, arm) == seeds(comparison, bp):
-            more = values - scores(comparison, bp)  # of the same seed on the same task
+        if name != "bp" and runs.keys() == bp.keys():
+            more = values - scores({seed: bp[seed] for seed in runs})
             found["more_than_bp"] = stratified_bootstrap(more)
             found["mean_more_than_bp"] = stratified_bootstrap(more, statistic=mean)
             found["beats_bp"] = stratified_bootstrap((np.sign(more) + 1) / 2, statistic=mean)
-        row: Row = {"arm": arm.label, "seeds": len(values)}
-        for name, interval in found.items():
-            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row: Row = {"arm": name, "seeds": len(values)}
+        for column, interval in found.items():
+            row |= {column: interval.value, f"{column}_low": interval.low, f"{column}_high": interval.high}
         table.append(row)
     return sorted(table, key=lambda row: -row["last_fifth"])
 
 
-def kept(comparison: Comparison) -> list[Row]:
+def kept(arms: Arms) -> list[Row]:
     """A row per arm: interquartile means of what was measured before the last fifth of the measured tasks."""
     table = []
-    for arm in comparison.arms:
-        row: Row = {"arm": arm.label}
-        late = []
-        for run in finished(comparison, arm):
-            readings = [reading for task in range(comparison.task_count) if (reading := measured(run, task))]
-            late.append(readings[-max(len(readings) // 5, 1) :])
+    for name, runs in arms.items():
+        row: Row = {"arm": name}
+        late = [run.readings[-max(len(run.readings) // 5, 1) :] for run in runs.values()]
         for column in dict.fromkeys(name for run in late for reading in run for name in reading):
             values = np.array([[reading.get(column, np.nan) for reading in run] for run in late])
             if column.partition("_")[2] in KEPT and np.isfinite(values).all():
@@ -212,27 +239,20 @@ def kept(comparison: Comparison) -> list[Row]:
     return table
 
 
-def picture(comparison: Comparison, table: Sequence[Row], title: str) -> Figure:
+def picture(arms: Arms, table: Sequence[Row], title: str) -> Figure:
     """Left, returns task by task of the foremost arms; right, the last fifth of the tasks of all arms."""
     figure = Figure(figsize=(10.6, max(3.6, 1.2 + 0.2 * len(table))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    neighbours = 5 if comparison.task_count >= MANY_TASKS else 1
-    for arm in comparison.arms:
-        if arm.label not in COLOURS:
+    neighbours = 5 if max(scores(runs).shape[1] for runs in arms.values()) >= MANY_TASKS else 1
+    for name, runs in arms.items():
+        if name not in COLOURS:
             continue
-        values = _smooth(scores(comparison, arm), neighbours)
+        values = _smooth(scores(runs), neighbours)
         found = [stratified_bootstrap(values[:, [task]]) for task in range(values.shape[1])]
-        tasks, dash = np.arange(len(found)), "--" if arm.fresh else "-"
-        left.plot(
-            tasks,
-            [one.value for one in found],
-            dash,
-            color=COLOURS[arm.label],
-            label=arm.label,
-            linewidth=1.6,
-        )
+        tasks, dash = np.arange(len(found)), "--" if name == FRESH_ARM else "-"
+        left.plot(tasks, [one.value for one in found], dash, color=COLOURS[name], label=name, linewidth=1.6)
         low, high = [one.low for one in found], [one.high for one in found]
-        left.fill_between(tasks, low, high, color=COLOURS[arm.label], alpha=0.15, linewidth=0)
+        left.fill_between(tasks, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
     averaged = f" (mean of {neighbours} neighbours)" if neighbours > 1 else ""
     left.set(xlabel=f"task{averaged}", ylabel="return at the end of a task")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -274,7 +294,15 @@ def _smooth(values: Array, width: int) -> Array:
     return np.stack([values[:, window].mean(1) for window in windows], 1)
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as CSV, numbers in five digits, empty where there is none."""
     path.parent.mkdir(exist_ok=True)
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -286,21 +314,36 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         )
 
 
+def update(path: Path, rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> None:
+    """Put rows into a file, in the order of their arms: for those arms instead of what it has of them."""
+    new = {row["arm"] for row in rows}
+    rest = [row for row in read(path) if row["arm"] not in new and row["arm"] in order]
+    if rows or rest:
+        write(path, sorted([*rest, *rows], key=lambda row: order.index(row["arm"])))
+
+
 def main(sweeps: Sequence[Path]) -> None:
     """Read and write."""
     for sweep in sweeps:
-        comparison, problems = gather(sorted((sweep / "runs").iterdir()))
-        if problems or comparison.notes:
-            print("\n".join((*problems, *comparison.notes)), file=sys.stderr)
-        write(HERE / "data" / f"{sweep.name}.csv", rows_of(comparison))
-        table = summary(comparison)
-        write(HERE / "data" / f"{sweep.name}-arms.csv", table)
-        write(HERE / "data" / f"{sweep.name}-kept.csv", kept(comparison))
-        if (chosen := sweep / "chosen.csv").exists():
-            shutil.copyfile(chosen, HERE / "data" / f"{sweep.name}-chosen.csv")
+        order = list(load_definition(HERE / f"{sweep.name}.toml").arms)
+        rows: list[Row] = []
+        if sweep.exists():
+            comparison, problems = gather(sorted((sweep / "runs").iterdir()))
+            if problems or comparison.notes:
+                print("\n".join((*problems, *comparison.notes)), file=sys.stderr)
+            rows = rows_of(comparison)
+        data = HERE / "data" / f"{sweep.name}.csv"
+        update(data, rows, order)
+        update(data.with_stem(f"{sweep.name}-chosen"), read(sweep / "chosen.csv"), order)
+        arms = arms_of(read(data))
+        if missing := set(order) - arms.keys():
+            print(f"{sweep.name}: no run of {', '.join(sorted(missing))}", file=sys.stderr)
+        table = summary(arms)
+        write(data.with_stem(f"{sweep.name}-arms"), table)
+        write(data.with_stem(f"{sweep.name}-kept"), kept(arms))
         image = HERE / "images" / f"{sweep.name}.png"
         image.parent.mkdir(exist_ok=True)
-        picture(comparison, table, sweep.name).savefig(image, dpi=110, metadata={"Software": None})
+        picture(arms, table, sweep.name).savefig(image, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ So there are two partial correlations within arms: given the number of the task,
 fresh agent with the same seed on the same task, where there is one.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import MEASURED, NAMES, write
+from arms import FRESH_ARM, MEASURED, NAMES, read, write
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -47,8 +46,7 @@ def tables() -> dict[str, list[dict[str, str]]]:
     """The rows of every sweep by its name."""
     found = {}
     for path in sorted((HERE / "data").glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read(path)
         if rows and {"arm", "seed", "task", "return"} <= set(rows[0]):
             found[path.stem] = rows
     return found
@@ -57,9 +55,9 @@ def tables() -> dict[str, list[dict[str, str]]]:
 def points_of(rows: Sequence[dict[str, str]], column: str) -> Arms:
     """The points of every run by its arm."""
     points: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
-    fresh = {(row["seed"], row["task"]): float(row["return"]) for row in rows if row["arm"] == "reset"}
+    fresh = {(row["seed"], row["task"]): float(row["return"]) for row in rows if row["arm"] == FRESH_ARM}
     for row in rows:
-        if row["arm"] == "reset" or row["task"] == "0" or not row[column] or not row["return"]:
+        if row["arm"] == FRESH_ARM or row["task"] == "0" or not row[column] or not row["return"]:
             continue
         pair = (float(row[column]), float(row["return"]))
         if np.isfinite(pair).all():

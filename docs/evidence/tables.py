@@ -9,12 +9,11 @@ in place of the one that is there. The kinds:
 * ``data-alone``: a row per measurement and arm from ``data-alone.csv``; the names are arms.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from arms import NAMES, TITLES
+from arms import NAMES, TITLES, read
 from collapse import KINDS as CORRELATIONS
 from data_alone import KINDS as FACTORS
 
@@ -28,8 +27,7 @@ Row = Mapping[str, str]
 
 def rows(name: str) -> list[dict[str, str]]:
     """Of a file in ``data/``."""
-    with (HERE / "data" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read(HERE / "data" / f"{name}.csv")
 
 
 def cell(row: Row, column: str) -> str:
