@@ -5,13 +5,21 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..envs import make_env
+from .build import build_mitigations
 from .plan import Plan
 from .spec import PPOSpec
 
 
 def notes(plan: Plan) -> list[str]:
-    """Sentences: task lengths that are rounded up, returns that there will not be."""
-    return [note for note in (_rounding(plan), _endless_pass(plan)) if note]
+    """Sentences: task lengths that are rounded up, returns that there will not be, what will never act."""
+    return [note for note in (_rounding(plan), _endless_pass(plan), *_mitigations(plan)) if note]
+
+
+def _mitigations(plan: Plan) -> list[str]:
+    """What they say of so many tasks."""
+    built = zip(plan.spec.mitigations, build_mitigations(plan.spec), strict=True)
+    said = ((name, mitigation.note(len(plan.sequence))) for name, mitigation in built)
+    return [f"mitigations.{name}.{note}" for name, note in said if note]
 
 
 def _rounding(plan: Plan) -> str | None:

@@ -82,6 +82,10 @@ class Mitigation:
             parameters: some or all that are trained, by name in the policy.
         """
 
+    def note(self, tasks: int) -> str | None:
+        """What a person should know before a run of so many tasks begins: that it will never act, say."""
+        return None
+
     def values(self) -> dict[str, float]:
         """What to log, as ``plasticity/<key>``, whenever the agent dumps its log."""
         return {}

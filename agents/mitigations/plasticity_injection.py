@@ -100,6 +100,15 @@ class PlasticityInjection(Mitigation):
                 f"for example [1], not {list(self.tasks)!r}."
             )
 
+    def note(self, tasks: int) -> str | None:
+        """The tasks at which to inject that there will not be."""
+        if not (missing := [task for task in self.tasks if task >= tasks]):
+            return None
+        return (
+            f"tasks = {list(self.tasks)}: the run has the tasks 0 to {tasks - 1}, so nothing is injected at "
+            f"{', '.join(map(str, missing))}"
+        )
+
     def remodel(self, agent: "Agent") -> None:
         """Give every network a head that can be injected into.
 

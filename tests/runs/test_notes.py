@@ -44,6 +44,14 @@ def test_a_stream_of_which_no_pass_will_end_is_said(changes: dict[str, Any], why
     assert why in note
 
 
+def test_a_mitigation_that_would_act_at_a_task_that_there_is_not_is_said() -> None:
+    assert said(mitigations={"plasticity-injection": {"tasks": [1]}, "l2": {"strength": 1e-3}}) == []
+    assert said(mitigations={"plasticity-injection": {"tasks": [1, 2, 7]}}) == [
+        "mitigations.plasticity-injection.tasks = [1, 2, 7]: the run has the tasks 0 to 1, so nothing is "
+        "injected at 2, 7"
+    ]
+
+
 def test_the_last_episode_stands_for_the_end_where_none_ended_in_the_last_tenth() -> None:
     passes = [(40, 0.25), (80, 0.5)]
     assert task_return(0, passes, 0, 100).last_tenth == 0.5
