@@ -3,14 +3,26 @@
 import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from numbers import Real
+from typing import Any
 
 from ..errors import InvalidSetting
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, which neither a flag nor text is."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """A list or tuple as a tuple; what is neither, as the only member of one."""
+    return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
 def require_strength(owner: object, **settings: float) -> None:
     """Each setting is a finite number of at least 0."""
     for name, value in settings.items():
-        if isinstance(value, bool) or not (math.isfinite(value) and value >= 0):
+        if not (is_number(value) and value >= 0):
             raise InvalidSetting(
                 f"{type(owner).__name__} needs a finite {name} of at least 0, not {value!r}."
             )
@@ -19,7 +31,7 @@ def require_strength(owner: object, **settings: float) -> None:
 def require_fraction(owner: object, **settings: float) -> None:
     """Each setting is a number from 0 to 1."""
     for name, value in settings.items():
-        if isinstance(value, bool) or not 0 <= value <= 1:
+        if not (is_number(value) and 0 <= value <= 1):
             raise InvalidSetting(f"{type(owner).__name__} needs a {name} from 0 to 1, not {value!r}.")
 
 

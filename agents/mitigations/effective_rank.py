@@ -15,6 +15,7 @@ from ..errors import InvalidSetting
 from ..norms import total_norm
 from ..types import Observations, Update
 from .base import Mitigation
+from .checks import require_count, require_member, require_strength
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -68,14 +69,9 @@ class EffectiveRank(Mitigation):
     _objective: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.step) and self.step >= 0):
-            raise InvalidSetting(f"EffectiveRank needs a finite step of at least 0, not {self.step!r}.")
-        if self.mode not in _MODES:
-            raise InvalidSetting(f"EffectiveRank's mode is {self.mode!r}. Known: {', '.join(_MODES)}.")
-        for name in ("steps_per_epoch", "every", "samples"):
-            count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise InvalidSetting(f"EffectiveRank's {name} must be a positive integer, not {count!r}.")
+        require_strength(self, step=self.step)
+        require_member(self, _MODES, mode=self.mode)
+        require_count(self, steps_per_epoch=self.steps_per_epoch, every=self.every, samples=self.samples)
         if self.steps_per_epoch is not None and self.every is not None:
             raise InvalidSetting("EffectiveRank takes steps_per_epoch or every, not both.")
         if self.mode == "penalty" and (self.steps_per_epoch or self.every):

@@ -1,6 +1,5 @@
 """L2: weight decay, before Adam's moments or after them."""
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from ..errors import InvalidSetting
 from ..optimizers import decays_decoupled
 from .base import Mitigation
-from .checks import require_flag
+from .checks import require_flag, require_member, require_strength
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -47,10 +46,8 @@ class L2(Mitigation):
     _decayed: tuple[Tensor, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise InvalidSetting(f"L2 needs a finite strength of at least 0, not {self.strength!r}.")
-        if self.parameters not in _SELECTIONS:
-            raise InvalidSetting(f"L2's parameters is {self.parameters!r}. Known: {', '.join(_SELECTIONS)}.")
+        require_strength(self, strength=self.strength)
+        require_member(self, _SELECTIONS, parameters=self.parameters)
         require_flag(self, decoupled=self.decoupled)
 
     def attach(self, agent: "Agent") -> None:

@@ -14,6 +14,7 @@ from ..remodel import replace
 from ..units import forget
 from ..wiring import Wiring, trace
 from .base import Mitigation
+from .checks import as_tuple
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -93,8 +94,8 @@ class PlasticityInjection(Mitigation):
     _heads: tuple[Injected, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.tasks = tuple(self.tasks)
-        if not self.tasks or not all(isinstance(task, int) and task >= 0 for task in self.tasks):
+        self.tasks = as_tuple(self.tasks)
+        if not self.tasks or not all(type(task) is int and task >= 0 for task in self.tasks):
             raise InvalidSetting(
                 "PlasticityInjection's tasks must be numbers of tasks, counted from 0, at least one: "
                 f"for example [1], not {list(self.tasks)!r}."

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidSetting, NonFiniteLoss
 from .base import Mitigation
-from .checks import require_strength
+from .checks import as_tuple, is_number, require_strength
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -94,8 +94,8 @@ class Trac(Mitigation):
     _handles: tuple[Any, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)
-        if not self.betas or not all(0 < beta <= 1 for beta in self.betas):
+        self.betas = as_tuple(self.betas)
+        if not self.betas or not all(is_number(beta) and 0 < beta <= 1 for beta in self.betas):
             raise InvalidSetting(f"Trac's betas must lie above 0 and at most at 1, not {list(self.betas)}.")
         require_strength(self, initial=self.initial, eps=self.eps)
         if self.initial == 0 or self.eps == 0:

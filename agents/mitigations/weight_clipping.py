@@ -11,7 +11,7 @@ from ..types import Update
 from ..units import Weighted
 from ..wiring import trace
 from .base import Mitigation
-from .checks import require_flag
+from .checks import is_number, require_flag
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -42,7 +42,7 @@ class WeightClipping(Mitigation):
     _clipped: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.kappa) and self.kappa > 0):
+        if not (is_number(self.kappa) and self.kappa > 0):
             raise InvalidSetting(f"WeightClipping needs a finite kappa above 0, not {self.kappa!r}.")
         require_flag(self, heads=self.heads)
 

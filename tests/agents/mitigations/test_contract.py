@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -147,6 +148,22 @@ def test_no_text_counts_as_true(name, flag):
     for value in ("False", "abc", 1, None):
         with pytest.raises(InvalidSetting, match=f"{flag} must be True or False"):
             MITIGATIONS[name](**required, **{flag: value})
+
+
+NUMBERS = [
+    (name, field.name)
+    for name, kind in MITIGATIONS.items()
+    for field in dataclasses.fields(kind)
+    if field.init and re.search(r"\b(int|float)\b", str(field.type))
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), NUMBERS)
+@pytest.mark.parametrize("value", ["abc", "1", [1, "a"], {}, float("nan"), True])
+def test_what_is_no_number_is_refused_with_the_name_of_the_setting(name, setting, value):
+    required = {"strength": 1e-3} if name == "l2" else {}
+    with pytest.raises(InvalidSetting, match=rf"{MITIGATIONS[name].__name__}\b.*\b{setting}\b"):
+        MITIGATIONS[name](**{**required, setting: value})
 
 
 def test_a_layer_is_not_taken_for_a_list_of_letters(make):
