@@ -107,6 +107,7 @@ def _over_switches(
         panel.set_xlabel("switch to task")
         panel.set_ylabel(unit)
         panel.set_ylim(bottom=min(0.0, panel.get_ylim()[0]))
+        panel.set_xlim(-0.5, len(tasks) - 0.5)  # all tasks, also where one alone was measured
         panel.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         legend(figure)
     columns = ("arm", "seed", "task", "value", *(("low", "high") if bracket else ()))

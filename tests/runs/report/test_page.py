@@ -16,7 +16,7 @@ import pytest
 
 from pliant.runs.errors import RunFolderError
 from pliant.runs.folder import RunFolder
-from pliant.runs.report import spectra
+from pliant.runs.report import over_switches, spectra
 from pliant.runs.report.comparison import Comparison, gather
 from pliant.runs.report.page import first_free, render, write_report
 
@@ -171,6 +171,24 @@ def test_the_axis_of_a_spectrum_ends_where_the_data_do(
     low, high = seen["spectrum-critic"]
     assert -1.0 > low > -4.0  # the eigenvalues run from -1 to 50, and a margin on the scale of the axis
     assert 50.0 < high < 150.0
+
+
+def test_the_axis_of_an_instrument_has_all_tasks(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, float]] = []
+    picture = over_switches.picture
+
+    def look(figure: Any, *others: Any, **more: Any) -> Any:
+        seen.append(figure.axes[0].get_xlim())
+        return picture(figure, *others, **more)
+
+    monkeypatch.setattr(over_switches, "picture", look)
+    for run in comparison.runs:  # a single switch was measured
+        for moment in [moment for moment in run.moments if moment != (1, "init")]:
+            monkeypatch.delitem(run.moments, moment)
+    assert over_switches.instruments(comparison)
+    assert set(seen) == {(-0.5, comparison.task_count - 0.5)}
 
 
 def test_an_existing_file_is_never_overwritten(tmp_path: Path, make_run: MakeRun) -> None:
