@@ -108,7 +108,7 @@ def test_a_table_is_made_where_its_marker_stands(tables: ModuleType) -> None:
     ("page", "table", "kinds"),
     [
         ("does-collapse-precede-failure", "collapse", ("within", "across", "given_task", "given_fresh")),
-        ("does-data-alone-move-the-spectrum", "data-alone", ("training", "data", "both")),
+        ("does-data-alone-move-the-spectrum", "data-alone", ("training", "data", "both", "later")),
     ],
 )
 def test_the_intervals_of_a_page_are_in_its_file(page: str, table: str, kinds: tuple[str, ...]) -> None:
