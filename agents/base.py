@@ -1,6 +1,7 @@
 """What every agent adds to stable-baselines3: mitigations, a named loss, and windows for the instruments."""
 
 import copy
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ class Agent(BaseAlgorithm):
         self.initialisation = initialisation
         self.gradient_updates = 0
         self.present_loss: Loss | None = None
-        self._present: tuple[Observations, dict[str, Tensor]] | None = None
+        self._present: tuple[Observations, Callable[[], dict[str, Tensor]]] | None = None
         self._schedule_window: tuple[int, int] | None = None
         super().__init__(*args, **kwargs)
 
@@ -140,10 +141,11 @@ class Agent(BaseAlgorithm):
             By ``"<network>/<depth>"`` (``"actor/0"``, ``"q/1"``), ``[B, width]``; convolutional layers with
             space flattened into samples, ``[B H W, C]``. After them, for a mixture of experts,
             ``"<network>/mixture"``: the last features of all experts times their weights, ``[B, E width]``.
-            While penalties are computed, those of the minibatch come from the forward pass of its loss.
+            While penalties are computed, those of the minibatch come from the forward pass of its loss, and
+            so does their graph; without gradients there is a pass of its own.
         """
-        if self._present is not None and observations is self._present[0]:
-            return dict(self._present[1])
+        if self._present is not None and observations is self._present[0] and torch.is_grad_enabled():
+            return dict(self._present[1]())
         taps = self._taps()
         with taps.open() as seen:
             self._forward_hidden(observations)
@@ -173,6 +175,7 @@ class Agent(BaseAlgorithm):
         It shares all else with this agent and is good for reading parameters only.
         """
         twin = copy.copy(self)
+        twin.present_loss = twin._present = None
         twin.policy = self._new_policy()
         twin._remodel()
         initialise(twin.policy, self.initialisation)
@@ -250,6 +253,7 @@ class Agent(BaseAlgorithm):
         for mitigation in self.mitigations:
             mitigation.attach(self)
             mitigation.restore()
+            mitigation.attached = True
 
     @contextmanager
     def _built_policy_kwargs(self) -> Iterator[dict[str, Any]]:
@@ -266,7 +270,7 @@ class Agent(BaseAlgorithm):
 
     def _remodel(self) -> None:
         """Let mitigations change the networks of a policy just built; if one did, renew the optimiser."""
-        remodelling = [m for m in self.mitigations if type(m).remodel is not Mitigation.remodel]
+        remodelling = [m for m in self.mitigations if m.overrides("remodel")]
         for mitigation in sorted(remodelling, key=lambda mitigation: mitigation.remodel_rank):
             mitigation.remodel(self)
         if remodelling:
@@ -290,11 +294,35 @@ class Agent(BaseAlgorithm):
         """Make the policy and whatever else training needs, from ``policy_kwargs`` without names."""
         super()._setup_model()  # type: ignore[safe-super]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As any object's, but of an agent without mitigations only: theirs would belong to the original.
+
+        Raises:
+            AgentError: there are some.
+        """
+        if self.mitigations:
+            raise AgentError(
+                "An agent with mitigations cannot be deep-copied: they are tied to its own networks. Save it "
+                f"and load the file as a second one: {type(self).__name__}.load(path, env=...)."
+            )
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """As SB3's; weight decay stays as the agent's own mitigations set it, whatever the file says."""
         groups = self.policy.optimizer.param_groups
         own = [{key: group[key] for key in _DECAY_OPTIONS if key in group} for group in groups]
-        super().set_parameters(*args, **kwargs)
+        try:
+            super().set_parameters(*args, **kwargs)
+        except ValueError as error:
+            if "group" not in str(error):
+                raise
+            raise InvalidSetting(
+                "The optimiser's parameters are in other groups than those saved: give the agent an L2 with "
+                'the same "parameters" (all or weights) as the saved one had, or none where that had none.'
+            ) from error
         for group, options in zip(self.policy.optimizer.param_groups, own, strict=True):
             group.update(options)
 
@@ -316,8 +344,7 @@ class Agent(BaseAlgorithm):
 
     def _taps_for_penalties(self) -> Taps | None:
         """The same, for as long as no network is remodelled; None if no mitigation has a penalty."""
-        penalised = any(type(m).penalty is not Mitigation.penalty for m in self.mitigations)
-        return self._taps() if penalised else None
+        return self._taps() if any(m.overrides("penalty") for m in self.mitigations) else None
 
     def _training_loss(self, batch: Any) -> Loss:
         """The loss of a minibatch to learn from."""
@@ -329,21 +356,19 @@ class Agent(BaseAlgorithm):
             return self._training_loss(batch), {}
         with taps.open() as seen:
             loss = self._training_loss(batch)
-        return loss, self._penalties(self.observations(batch), loss, taps.features(seen))
-
-    def _penalties(
-        self, observations: Observations, loss: Loss, features: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The mitigations' penalties on this minibatch, by the name an error would give them."""
-        self.present_loss, self._present = loss, (observations, features)
+        observations = self.observations(batch)
+        # Made when they are first asked for: not every penalty does, and not every network can say
+        self.present_loss, self._present = loss, (observations, functools.cache(lambda: taps.features(seen)))
         try:
-            penalties = {
-                f"the penalty of {type(mitigation).__name__}": mitigation.penalty(self, observations)
-                for mitigation in self.mitigations
-            }
+            penalties = [(m, m.penalty(self, observations)) for m in self.mitigations]
         finally:
             self.present_loss = self._present = None  # they hold on to the graph, and cannot be saved
-        return {name: penalty for name, penalty in penalties.items() if penalty is not None}
+        found = {}
+        for number, (mitigation, penalty) in enumerate(penalties):
+            if penalty is not None:
+                name = f"the penalty of {type(mitigation).__name__}"
+                found[f"{name} (mitigation {number})" if name in found else name] = penalty
+        return loss, found
 
     def _descend(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:
         """One optimiser step down ``loss``; returns the norm of the gradient before clipping."""

@@ -18,7 +18,6 @@ from .base import Agent, scalars
 from .errors import UnsupportedSpace
 from .features import hidden_activations
 from .losses import td_loss
-from .mitigations.base import Mitigation
 from .types import DQNBatch, Loss, Objective, Observations, Update
 
 
@@ -57,7 +56,7 @@ class DQN(Agent, stable_baselines3.DQN):
     def _remodel(self) -> None:
         self._create_aliases()  # of the policy of a fresh twin
         super()._remodel()
-        if any(type(mitigation).remodel is not Mitigation.remodel for mitigation in self.mitigations):
+        if any(mitigation.overrides("remodel") for mitigation in self.mitigations):
             self.policy.q_net_target = copy.deepcopy(self.policy.q_net)
             self.policy.q_net_target.set_training_mode(False)
             self._create_aliases()

@@ -75,7 +75,7 @@ class Frozen(nn.Module):
 
 @contextmanager
 def recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Within the block, a forward pass stores each layer's output under its name, as ``[samples, width]``.
+    """Within the block, a forward pass stores each layer's output under its name, as it is.
 
     Example:
         >>> import torch
@@ -85,17 +85,17 @@ def recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         >>> features["q/0"]
         tensor([[0., 2.]])
     """
-    features: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:
-        features[name] = as_samples(output)
+        outputs[name] = output
 
     def hook(name: str) -> Any:
         return lambda _module, _inputs, output: keep(name, output)
 
     handles = [module.register_forward_hook(hook(name)) for name, module in layers.items()]
     try:
-        yield features
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -117,12 +117,12 @@ class Taps(NamedTuple):
         return recorded({**self.layers, **{name: mixture.gate for name, mixture in self.mixtures.items()}})
 
     def features(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of every hidden layer; then, for a mixture, the last ones of all experts times their weights."""
-        features = {name: seen[name] for name in self.layers}
+        """Of every hidden layer, as ``[samples, width]``; then, for a mixture, of all experts, weighted."""
+        features = {name: as_samples(seen[name]) for name in self.layers}
         for name, mixture in self.mixtures.items():
             network = name.removesuffix("/mixture")
             ends = [self._last(f"{network}/{part}/") for part, _ in mixture.parts() if part != "gate"]
-            features[name] = weighted_rows(seen[name], [seen[end] for end in ends])
+            features[name] = weighted_rows(seen[name], [features[end] for end in ends])
         return features
 
     def _last(self, prefix: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .base import Agent, scalars
 from .distributions import distribution_parameters, unchecked_distributions
-from .errors import AgentError, NonFiniteLoss
+from .errors import AgentError, InvalidSetting, NonFiniteLoss
 from .features import hidden_activations
 from .losses import (
     approximate_kl,
@@ -29,6 +29,7 @@ from .losses import (
     value_loss,
 )
 from .networks import INITIALISATIONS
+from .optimizers import MuonAdam
 from .types import Loss, Objective, Observations, PPOBatch, Update
 
 
@@ -52,6 +53,14 @@ class PPO(Agent, stable_baselines3.PPO):
         """As `Agent`'s; stable-baselines3 draws PPO's weights orthogonal."""
         ortho_init = self.initialisation == "sb3" and self.policy.ortho_init
         return INITIALISATIONS["orthogonal"] if ortho_init else super().hidden_scheme()
+
+    def _build(self) -> None:
+        super()._build()
+        if self.use_sde and isinstance(self.policy.optimizer, MuonAdam):
+            raise InvalidSetting(
+                "Muon takes every matrix for a layer's weights, but gSDE's log standard deviations are one: "
+                "use_sde = false, or another optimiser."
+            )
 
     def _new_policy(self) -> Any:
         with self._built_policy_kwargs() as kwargs:
@@ -203,12 +212,12 @@ class PPO(Agent, stable_baselines3.PPO):
 
     def sample_observations(self, samples: int) -> Observations:
         """Of the rollout being learned from, without replacement."""
-        rollout = self._rollout_observations()
-        total = len(next(iter(rollout.values()))) if isinstance(rollout, dict) else len(rollout)
-        chosen = torch.as_tensor(np.random.permutation(total)[:samples], device=self.device)
-        if isinstance(rollout, dict):
-            return {key: part[chosen] for key, part in rollout.items()}
-        return rollout[chosen]
+        stored, to_torch = self.rollout_buffer.observations, self.rollout_buffer.to_torch
+        total = len(next(iter(stored.values()))) if isinstance(stored, dict) else len(stored)
+        chosen = np.random.permutation(total)[:samples]
+        if isinstance(stored, dict):
+            return {key: to_torch(array[chosen], copy=False) for key, array in stored.items()}
+        return to_torch(stored[chosen], copy=False)
 
     def _rollout_observations(self) -> Observations:
         """The whole rollout's, ``[n_steps * n_envs, ...]``: drawing minibatches has flattened the buffer."""

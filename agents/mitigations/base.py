@@ -34,6 +34,9 @@ class Mitigation:
     remodel_rank: ClassVar[int] = 0
     """Among those that remodel, the lowest go first."""
 
+    attached: bool = False
+    """Whether it belongs to an agent, so that there is something that it may have gathered."""
+
     _kept: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
     def build(self, policy_kwargs: dict[str, Any], agent_name: str) -> dict[str, Any]:
@@ -58,7 +61,9 @@ class Mitigation:
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:
         """A differentiable scalar added to the descended loss of this minibatch, or ``None``.
 
-        ``agent.features(observations)`` costs nothing here: it is what the loss's own forward pass has seen.
+        ``agent.features(observations)`` costs nothing here: it is what the loss's own forward pass has seen,
+        and its graph is that of the loss. To differentiate it takes ``retain_graph=True``; the features of
+        other parameters, put in for a moment, are had within ``torch.no_grad()``.
         """
         return None
 
@@ -81,6 +86,11 @@ class Mitigation:
             agent: whose.
             parameters: some or all that are trained, by name in the policy.
         """
+
+    def overrides(self, hook: str) -> bool:
+        """Whether this one has a hook of its own: in its class, or set on the object."""
+        own = getattr(self, hook)
+        return getattr(own, "__func__", own) is not getattr(Mitigation, hook)
 
     def note(self, tasks: int) -> str | None:
         """What a person should know before a run of so many tasks begins: that it will never act, say."""
@@ -117,7 +127,9 @@ class Mitigation:
             self._kept = None
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        settings = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "attached"}
+        if not self.attached:
+            return {**settings, "_kept": self._kept}
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()}
         return {**settings, "_kept": (self.state(), tensors)}
 

@@ -11,7 +11,12 @@ from ..errors import InvalidSetting
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, which neither a flag nor text is."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can be
+        return False
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
@@ -62,11 +67,14 @@ def selected(owner: object, patterns: Iterable[str], known: Iterable[str]) -> li
     """The names that match a pattern, in their own order.
 
     Raises:
-        InvalidSetting: a pattern matches nothing.
+        InvalidSetting: a pattern matches nothing, or there is none.
     """
     known = list(known)
     if isinstance(patterns, str):
         raise InvalidSetting(f"{type(owner).__name__}'s layers must be a list of names, not {patterns!r}.")
+    patterns = list(patterns)
+    if not patterns:
+        raise InvalidSetting(f"{type(owner).__name__}'s layers is empty: name some, or leave it out for all.")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise InvalidSetting(

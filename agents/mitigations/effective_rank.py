@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +14,7 @@ from ..errors import InvalidSetting
 from ..norms import total_norm
 from ..types import Observations, Update
 from .base import Mitigation
-from .checks import require_count, require_member, require_strength
+from .checks import require_count, require_member, require_strength, selected
 
 if TYPE_CHECKING:
     from ..base import Agent
@@ -65,6 +64,7 @@ class EffectiveRank(Mitigation):
     every: int | None = None
     samples: int | None = None
     layers: Sequence[str] = ("*",)
+    _chosen: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
     _every: int | None = field(default=None, init=False, repr=False, compare=False)
     _objective: float | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -81,20 +81,17 @@ class EffectiveRank(Mitigation):
 
     def attach(self, agent: "Agent") -> None:
         """Check that the layers exist and that the agent has epochs if steps are counted by them."""
-        known = list(agent.hidden_layers())
-        for pattern in self.layers:
-            if not any(fnmatchcase(layer, pattern) for layer in known):
-                raise InvalidSetting(
-                    f"EffectiveRank's layers names {pattern!r}, but the hidden layers are: "
-                    f"{', '.join(known) or 'none (the networks are linear)'}."
-                )
+        trained = agent.networks()
+        hidden = [layer for layer in agent.hidden_layers() if _network(layer) in trained]
+        self._chosen = selected(self, self.layers, hidden)
         if self.steps_per_epoch is not None and agent.name == "dqn":
             raise InvalidSetting("DQN has no epochs: give EffectiveRank every=N instead of steps_per_epoch.")
         by_epochs = agent.has_epochs or self.steps_per_epoch is not None
         self._every = self.every or (None if by_epochs else 10)
-        if self._every and self.mode != "penalty" and self.samples is None and _batch_size(agent) == 1:
+        by_minibatch = self.mode == "penalty" or self._every is not None
+        if self.samples == 1 or (by_minibatch and self.samples is None and _batch_size(agent) == 1):
             raise InvalidSetting(
-                "The effective rank of one sample is always 1, and a minibatch has no more here: give "
+                "The effective rank of one sample is always 1, and there are no more here: give "
                 "EffectiveRank samples=100, say, or the agent a larger batch_size."
             )
 
@@ -140,14 +137,10 @@ class EffectiveRank(Mitigation):
 
     def _selected(self, agent: "Agent", observations: Observations) -> tuple[list[Tensor], list[float]]:
         """The features of the layers that count, and the share of each in its network's mean."""
-        hidden = agent.hidden_layers()
-        features = {
-            layer: features
-            for layer, features in agent.features(_thinned(observations, self.samples)).items()
-            if layer in hidden and any(fnmatchcase(layer, pattern) for pattern in self.layers)
-        }
-        layers = Counter(layer.split("/")[0] for layer in features)
-        return list(features.values()), [1 / layers[layer.split("/")[0]] for layer in features]
+        features = agent.features(_thinned(observations, self.samples))
+        layers = Counter(map(_network, self._chosen))
+        shares = [1 / layers[_network(layer)] for layer in self._chosen]
+        return [features[layer] for layer in self._chosen], shares
 
     @torch.no_grad()
     def _step(self, network: list[nn.Parameter], gradients: dict[nn.Parameter, Tensor]) -> None:
@@ -191,8 +184,13 @@ def _count(observations: Observations) -> int:
 
 def _thinned(observations: Observations, samples: int | None) -> Observations:
     """About ``samples`` evenly spaced observations: never fewer, unless there are fewer."""
-    if samples is None:
+    step = 1 if samples is None else max(_count(observations) // samples, 1)
+    if step == 1:
         return observations
     if isinstance(observations, dict):
-        return {key: part[:: max(len(part) // samples, 1)] for key, part in observations.items()}
-    return observations[:: max(len(observations) // samples, 1)]
+        return {key: part[::step] for key, part in observations.items()}
+    return observations[::step]
+
+
+def _network(layer: str) -> str:
+    return layer.split("/")[0]

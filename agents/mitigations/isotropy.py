@@ -83,12 +83,13 @@ class Isotropy(Mitigation):
 
     def attach(self, agent: "Agent") -> None:
         """Choose the layers, and find what their networks' losses move."""
-        hidden, mixtures = list(agent.hidden_layers()), list(agent.mixtures())
+        trained, mixtures = agent.networks(), list(agent.mixtures())
+        hidden = [name for name in agent.hidden_layers() if _network(name) in trained]
         if self.layers is None:
             self._chosen = mixtures or list({_network(name): name for name in hidden}.values())
         else:
             self._chosen = selected(self, self.layers, [*hidden, *mixtures])
-        moved = agent.networks() | {name: o.parameters for name, o in agent.objectives().items()}
+        moved = trained | {name: o.parameters for name, o in agent.objectives().items()}
         self._moved = {name: list(parameters.values()) for name, parameters in moved.items()}
 
     def penalty(self, agent: "Agent", observations: Observations) -> Tensor | None:

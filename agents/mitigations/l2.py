@@ -1,5 +1,6 @@
 """L2: weight decay, before Adam's moments or after them."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +72,20 @@ class L2(Mitigation):
                         f"L2 needs an optimiser with the option {option!r}, which "
                         f"{type(optimizer).__name__} lacks. Use Adam."
                     )
+        names = {p: name for network in agent.networks().values() for name, p in network.items()}
+        weights = {p for p, name in names.items() if p.ndim > 1 and not name.endswith("log_std")}  # gSDE's
         if self.parameters == "weights":
             optimizer.param_groups = [
-                part for group in optimizer.param_groups for part in _by_dimension(group)
+                part for group in optimizer.param_groups for part in _parted(group, weights)
             ]
         decayed = []
         for group in optimizer.param_groups:
-            if self.parameters == "all" or group["params"][0].ndim > 1:
+            if self.parameters == "all" or group["params"][0] in weights:
                 group["weight_decay"] = self.strength
                 group.update(dict.fromkeys(switch, True))
                 decayed += group["params"]
+            else:
+                group["weight_decay"] = 0.0  # whatever the optimiser's own would be
         self._decayed = tuple(decayed)
 
     @torch.no_grad()
@@ -91,8 +96,8 @@ class L2(Mitigation):
         return {"l2": 0.5 * torch.stack([weight.square().sum() for weight in self._decayed]).sum().item()}
 
 
-def _by_dimension(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """One parameter group as two, matrices and kernels before vectors; as it is if it holds only one kind."""
-    matrices = [p for p in group["params"] if p.ndim > 1]
-    vectors = [p for p in group["params"] if p.ndim <= 1]
-    return [{**group, "params": params} for params in (matrices, vectors) if params]
+def _parted(group: dict[str, Any], weights: Set[Tensor]) -> list[dict[str, Any]]:
+    """One parameter group as two, weights before the rest; as it is if it holds only one kind."""
+    first = [p for p in group["params"] if p in weights]
+    rest = [p for p in group["params"] if p not in weights]
+    return [{**group, "params": params} for params in (first, rest) if params]

@@ -141,9 +141,18 @@ class PlasticityInjection(Mitigation):
         )
 
     def on_task_start(self, agent: "Agent", task: int) -> None:
-        """Inject, if it is one of the tasks."""
+        """Inject, if it is one of the tasks.
+
+        Raises:
+            InvalidSetting: one of them begins more often than they say.
+        """
         if task not in self.tasks:
             return
+        if any(head.count == len(head.before) for head in self._heads):
+            raise InvalidSetting(
+                f"PlasticityInjection's tasks {list(self.tasks)} leave room for as many injections, and task "
+                f"{task} begins after all of them: name each task as often as it begins."
+            )
         fresh = dict(agent.fresh().policy.named_modules())
         names = {module: name for name, module in agent.policy.named_modules()}
         learning: dict[str, nn.Parameter] = {}

@@ -99,7 +99,9 @@ class Spectral(Mitigation):
             if layer.bias is not None:
                 terms.append(layer.bias.square().sum())
         for norm in self._norms:
-            terms += [(norm.weight - 1).square().sum(), norm.bias.square().sum()]
+            terms.append((norm.weight - 1).square().sum())
+            if norm.bias is not None:
+                terms.append(norm.bias.square().sum())
         return self.strength * torch.stack(terms).sum()
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from pliant.agents import (
     LayerReset,
     Update,
 )
-from pliant.agents.features import recorded
+from pliant.agents.features import as_samples, recorded
 from pliant.agents.units import UnitLayer
 from pliant.agents.wiring import trace
 
@@ -120,7 +120,7 @@ def test_a_replacement_leaves_the_mean_of_what_follows(layer, extractor, activat
     def mean():
         with torch.no_grad(), recorded({"following": following}) as said:
             agent.features(seen)
-        return said["following"].mean(dim=0)
+        return as_samples(said["following"]).mean(dim=0)
 
     step(mitigation, agent, seen)
     before, weight = mean(), following.weight.detach().clone()

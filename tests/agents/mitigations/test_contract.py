@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from pliant.agents import AGENTS, L2, MITIGATIONS, PPO, InvalidSetting, Mitigation
+from pliant.agents import AGENTS, L2, MITIGATIONS, PPO, AgentError, InvalidSetting, Mitigation
 from pliant.agents.mitigations.base import check_combination
 
 # Every member of MITIGATIONS needs a line here: constructor arguments that make a visible difference.
@@ -121,6 +121,28 @@ def test_a_mitigation_names_its_paper_and_explains_every_setting(name):
         assert f"        {setting}: " in text or f"    {setting}: " in text.split("Args:")[1]
 
 
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_a_copy_made_before_it_has_an_agent_is_as_good_as_the_original(name, make, parameters):
+    copied = copy.deepcopy(copy.deepcopy(build(name)))
+    one, other = (parameters(make(PPO, [mine]).learn(32)) for mine in (build(name), copied))
+    assert all(torch.equal(one[parameter], other[parameter]) for parameter in one)
+
+
+def test_an_agent_with_mitigations_is_not_copied_without_them(make):
+    with pytest.raises(AgentError, match=r"cannot be deep-copied.*PPO\.load"):
+        copy.deepcopy(make(PPO, [build("trac")]))
+    agent = make(PPO)
+    twin = copy.deepcopy(agent)
+    assert twin.policy is not agent.policy
+    assert twin.learn(32).num_timesteps == 32
+
+
+@pytest.mark.parametrize("name", ["effective-rank", "isotropy", "parseval", "redo", "continual-backprop"])
+def test_an_empty_list_of_layers_is_refused(name, make):
+    with pytest.raises(InvalidSetting, match="'s layers is empty: name some"):
+        make(PPO, [MITIGATIONS[name](layers=[])])
+
+
 # Combinations -----------------------------------------------------------------------------------------------
 
 PAIRS = [(a, b) for i, a in enumerate(MITIGATIONS) for b in list(MITIGATIONS)[i + 1 :]]
@@ -159,7 +181,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("name", "setting"), NUMBERS)
-@pytest.mark.parametrize("value", ["abc", "1", [1, "a"], {}, float("nan"), True])
+@pytest.mark.parametrize("value", ["abc", "1", [1, "a"], {}, float("nan"), True, -(10**400)])
 def test_what_is_no_number_is_refused_with_the_name_of_the_setting(name, setting, value):
     required = {"strength": 1e-3} if name == "l2" else {}
     with pytest.raises(InvalidSetting, match=rf"{MITIGATIONS[name].__name__}\b.*\b{setting}\b"):

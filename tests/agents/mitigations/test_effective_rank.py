@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from pliant.agents import AGENTS, DQN, L2, PPO, Classifier, EffectiveRank, InvalidSetting, effective_rank
+from pliant.agents.mitigations.effective_rank import _thinned
 
 PICTURE = spaces.Box(0, 10, (5, 5, 2), np.uint8)
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -208,6 +209,7 @@ def test_fewer_samples_are_evenly_spaced(toy):
     agent, observations = rank_agent(toy, mitigation)
     torch.testing.assert_close(mitigation.objective(agent, observations), objective(agent, observations[::4]))
     few = EffectiveRank(samples=100)
+    few.attach(agent)
     torch.testing.assert_close(few.objective(agent, observations), objective(agent, observations))
 
 
@@ -259,10 +261,21 @@ def test_impossible_settings_are_refused(make, message):
 
 
 def test_unknown_layers_are_refused_with_the_known_ones(toy):
-    with pytest.raises(InvalidSetting, match="'q/0', but the hidden layers are: actor/0, actor/1, critic/0"):
+    with pytest.raises(InvalidSetting, match="'q/0', but the layers it can act on are: actor/0, actor/1,"):
         build(PPO, toy(), [EffectiveRank(layers=["q/0"])])
     with pytest.raises(InvalidSetting, match="the networks are linear"):
         build(PPO, toy(), [EffectiveRank()], policy_kwargs={"net_arch": []})
+
+
+def test_one_sample_has_no_rank_to_raise(toy):
+    with pytest.raises(InvalidSetting, match="rank of one sample is always 1"):
+        build(PPO, toy(), [EffectiveRank(samples=1)])
+
+
+def test_all_samples_of_a_minibatch_are_the_minibatch(toy):
+    observations = torch.zeros(10, 3)
+    assert _thinned(observations, 6) is observations
+    assert len(_thinned(observations, 5)) == 5
 
 
 def test_dqn_has_no_epochs(toy):

@@ -1,6 +1,5 @@
 """What every mitigation can count on: its hooks, their order, and that what it gathers is saved."""
 
-import copy
 import math
 
 import pytest
@@ -172,61 +171,6 @@ def test_what_a_mitigation_has_gathered_is_saved_with_the_agent(algorithm, toy, 
     assert torch.equal(loaded._mean, agent.mitigations[0]._mean)
     assert loaded._count == agent.mitigations[0]._count > 0
     assert loaded._kept is None
-
-
-class FeatureNorm(Mitigation):
-    """The mean square of all features, and how many forward passes there were before each penalty."""
-
-    def __init__(self, own_pass=False):
-        self.own_pass, self.passes, self.counts = own_pass, 0, []
-
-    def attach(self, agent):
-        def count(*_):
-            self.passes += 1
-
-        next(iter(agent.hidden_layers().values())).register_forward_hook(count)
-
-    def before_update(self, agent, update):
-        self.passes = 0
-
-    def penalty(self, agent, observations):
-        given = observations.clone() if self.own_pass else observations
-        squares = [layer.square().mean() for layer in agent.features(given).values()]
-        self.counts.append(self.passes)
-        return torch.stack(squares).sum()
-
-
-@pytest.mark.parametrize("others", [[], [MixtureOfExperts(3, active=1)]])
-@pytest.mark.parametrize("algorithm", AGENTS.values())
-def test_a_penalty_on_features_shares_the_forward_pass_of_the_loss(algorithm, others, toy):
-    def trained(own_pass):
-        # Plain gradient descent: Adam's first steps would magnify what differs in the last digits.
-        kwargs = {"net_arch": [5, 4], "optimizer_class": torch.optim.SGD}
-        mitigation = FeatureNorm(own_pass)
-        agent = build(algorithm, toy(), [*copy.deepcopy(others), mitigation], policy_kwargs=kwargs)
-        agent.learn(64)
-        return agent, mitigation
-
-    (shared, once), (separate, twice) = trained(False), trained(True)
-    assert set(once.counts) == {1}
-    assert set(twice.counts) == {2}
-    for one, other in zip(parameters(shared), parameters(separate), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_features_of_other_observations_are_their_own_while_penalties_are_computed(toy):
-    class Other(Mitigation):
-        def penalty(self, agent, observations):
-            self.minibatch = agent.features(observations)["actor/0"].detach()
-            self.zeros = agent.features(torch.zeros_like(observations))["actor/0"].detach()
-            self.again = agent.features(observations)["actor/0"].detach()
-
-    seen = Other()
-    agent = build(PPO, toy(), [seen])
-    agent.learn(32)
-    assert torch.equal(seen.minibatch, seen.again)
-    assert not torch.equal(seen.minibatch, seen.zeros)
-    assert (seen.zeros == seen.zeros[0]).all()
 
 
 def test_an_update_without_a_rollout_has_none():

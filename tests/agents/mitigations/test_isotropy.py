@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 
-from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Isotropy, MixtureOfExperts
+from pliant.agents import DQN, PPO, Classifier, EffectiveRank, InvalidSetting, Isotropy, MixtureOfExperts
 from pliant.agents.mitigations.isotropy import gradient_norm, isotropy_penalty
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -141,6 +143,23 @@ def test_layers_can_be_chosen(make, observe):
     torch.testing.assert_close(mitigation.penalty(agent, observe()), expected)
     with pytest.raises(InvalidSetting, match="'q/0', but the layers it can act on are: actor/0, actor/1"):
         make(PPO, [Isotropy(layers=["q/0"])])
+
+
+def test_layers_that_nothing_trains_are_not_its_own(make, observe):
+    class Extractor(BaseFeaturesExtractor):
+        def __init__(self, space):
+            super().__init__(space, features_dim=space.shape[0])
+            self.squash = nn.ReLU()
+
+        def forward(self, observations):
+            return self.squash(observations)
+
+    isotropy, ranks = Isotropy(), EffectiveRank()
+    agent = make(PPO, [isotropy, ranks], policy_kwargs={"features_extractor_class": Extractor})
+    agent.learn(32)
+    assert "shared/0" in agent.hidden_layers()
+    assert isotropy._chosen == ["actor/1", "critic/1"]
+    assert ranks._chosen == ["actor/0", "actor/1", "critic/0", "critic/1"]
 
 
 def test_beside_a_mixture_of_experts_it_acts_on_the_mixture_alone(make, observe):

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from pliant.agents import AGENTS, DQN, L2, PPO, Classifier, InvalidSetting
+from pliant.agents.optimizers import MuonAdam
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 SMALL = {
@@ -114,6 +115,33 @@ def test_the_mitigations_given_at_loading_decide_on_the_decay(algorithm, toy, tm
     assert decay_after_loading([L2(0.1)]) == [0.1]
     assert decay_after_loading([L2(0.1)], mitigations=[]) == [0]
     assert decay_after_loading([], mitigations=[L2(0.3)]) == [0.3]
+
+
+@pytest.mark.parametrize(
+    ("saved", "given"), [([L2(0.1, parameters="weights")], [L2(0.1)]), ([], [L2(0.1, parameters="weights")])]
+)
+def test_decays_of_other_parameters_cannot_be_loaded_and_it_says_why(saved, given, toy, tmp_path):
+    build(PPO, toy(), saved).learn(32).save(tmp_path / "agent")
+    with pytest.raises(InvalidSetting, match=r'in other groups than those saved.*the same "parameters"'):
+        PPO.load(tmp_path / "agent", env=toy(), mitigations=given)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, MuonAdam])
+def test_of_weights_alone_nothing_else_is_decayed_whatever_the_optimisers_own_decay(optimizer, toy):
+    l2 = L2(0.1, decoupled=True, parameters="weights")
+    agent = build(PPO, toy(actions=BOX), [l2], policy_kwargs={"optimizer_class": optimizer})
+    decays = {p: g["weight_decay"] for g in agent.policy.optimizer.param_groups for p in g["params"]}
+    assert decays == {p: 0.1 if p.ndim > 1 else 0.0 for p in agent.policy.parameters()}
+
+
+def test_gsdes_log_standard_deviations_are_no_weights_though_a_matrix(toy):
+    agent = build(PPO, toy(actions=BOX), [L2(0.1, parameters="weights")], use_sde=True)
+    decays = {p: g["weight_decay"] for g in agent.policy.optimizer.param_groups for p in g["params"]}
+    assert agent.policy.log_std.ndim == 2
+    assert decays[agent.policy.log_std] == 0.0
+    assert decays[agent.policy.action_net.weight] == 0.1
+    with pytest.raises(InvalidSetting, match="Muon takes every matrix"):
+        build(PPO, toy(actions=BOX), use_sde=True, policy_kwargs={"optimizer_class": MuonAdam})
 
 
 def test_l2_needs_an_optimiser_that_can_decay(toy):

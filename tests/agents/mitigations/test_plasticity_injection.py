@@ -161,6 +161,14 @@ def test_it_works_beside_layer_norm_and_effective_rank(algorithm, make, observe,
     agent.learn(64)
 
 
+def test_a_task_that_begins_more_often_than_it_is_named_is_refused(make):
+    agent = make(PPO, [PlasticityInjection([1, 1])])
+    agent.start_task(1)
+    agent.start_task(1)
+    with pytest.raises(InvalidSetting, match=r"tasks \[1, 1\] leave room for as many injections"):
+        agent.start_task(1)
+
+
 def test_networks_without_a_hidden_layer_of_their_own_are_refused(make):
     for policy in ("mlp", "cnn"):
         with pytest.raises(InvalidSetting, match="at least one hidden layer after its features extractor"):

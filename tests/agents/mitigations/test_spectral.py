@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from pliant.agents import DQN, PPO, Classifier, InvalidSetting, Spectral
@@ -55,6 +56,23 @@ def test_every_layer_and_bias_counts(algorithm, policy, make, observe):
     torch.testing.assert_close(mitigation.penalty(agent, observe(policy)), 0.1 * expected, rtol=1e-3, atol=0)
     mean = torch.stack([sigma(m.weight) for m in layers]).mean().item()
     assert mitigation.values() == pytest.approx({"spectral_norm": mean}, rel=1e-3)
+
+
+def test_a_normalisation_without_a_bias_counts_with_its_gains(make, observe):
+    class Extractor(BaseFeaturesExtractor):
+        def __init__(self, space):
+            super().__init__(space, features_dim=space.shape[0])
+            self.norm = nn.LayerNorm(space.shape[0], bias=False)
+
+        def forward(self, observations):
+            return self.norm(observations)
+
+    spectral = Spectral(strength=1.0)
+    agent = make(PPO, [spectral], policy_kwargs={"features_extractor_class": Extractor})
+    before = spectral.penalty(agent, observe())
+    with torch.no_grad():
+        agent.policy.features_extractor.norm.weight.fill_(3.0)
+    assert (spectral.penalty(agent, observe()) - before).item() == pytest.approx(3 * 2**2, rel=1e-3)
 
 
 def test_it_follows_the_singular_vectors_as_the_weights_move(make, observe):
