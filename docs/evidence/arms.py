@@ -212,7 +212,7 @@ def summary(arms: Arms) -> list[Row]:
                 "gap": stratified_bootstrap(gap),
                 "gap_last_fifth": stratified_bootstrap(last_fifth(gap)),
             }
-        if name != "bp" and runs.keys() == bp.keys():
+        if name != "bp" and runs.keys() <= bp.keys():
             more = values - scores({seed: bp[seed] for seed in runs})
             found["more_than_bp"] = stratified_bootstrap(more)
             found["mean_more_than_bp"] = stratified_bootstrap(more, statistic=mean)
