@@ -18,10 +18,10 @@ def are_flushed() -> bool:
 def flushed() -> Iterator[None]:
     """Within the block, or a function that this decorates, they are zero, in this thread and on the CPU.
 
-    Adam's first moment of a parameter without a gradient is multiplied by beta at every update until it is the
-    least denormal number, and stays there: beta times that is rounded up to it. So each dead unit, and each
-    expert that is not chosen, makes every update slower. What is lost, below 1.2e-38, is nothing to the 1e-8
-    that Adam adds to its denominator.
+    Adam's first moment of a parameter without a gradient is multiplied by beta at every update until it is
+    the least denormal number, and stays there: beta times that is rounded up to it. So each dead unit, and
+    each expert that is not chosen, makes every update slower. What is lost, below 1.2e-38, is nothing to the
+    1e-8 that Adam adds to its denominator.
     """
     before = are_flushed()
     torch.set_flush_denormal(True)
