@@ -367,6 +367,7 @@ class Agent(BaseAlgorithm):
         for number, (mitigation, penalty) in enumerate(penalties):
             if penalty is not None:
                 name = f"the penalty of {type(mitigation).__name__}"
+                _check_penalty(name, penalty)
                 found[f"{name} (mitigation {number})" if name in found else name] = penalty
         return loss, found
 
@@ -412,6 +413,19 @@ class Agent(BaseAlgorithm):
             finally:
                 for module, training in modes:
                     module.training = training
+
+
+def _check_penalty(name: str, penalty: Any) -> None:
+    """See that it can be descended: numbers and vectors would be errors later, constants do nothing."""
+    if not isinstance(penalty, Tensor):
+        was = f"a {type(penalty).__name__}"
+    elif penalty.numel() != 1:
+        was = f"a tensor of the shape {tuple(penalty.shape)}"
+    elif not penalty.requires_grad:
+        was = "one without a gradient (was it detached, or computed without gradients?)"
+    else:
+        return
+    raise InvalidSetting(f"{name} must be a differentiable scalar tensor, or None, not {was}.")
 
 
 def scalars(tensors: dict[str, Tensor]) -> dict[str, float]:

@@ -140,8 +140,16 @@ def check_combination(mitigations: Iterable[Mitigation]) -> None:
     Raises:
         InvalidSetting: two cannot; the text says why.
     """
+    mitigations = list(mitigations)
     names = [type(mitigation).__name__ for mitigation in mitigations]
-    for mitigation in mitigations:
+    for place, mitigation in enumerate(mitigations):
+        name = type(mitigation).__name__
+        if any(mitigation is other for other in mitigations[:place]):
+            raise InvalidSetting(
+                f"mitigations has one {name} twice: make two objects of it, or leave one out."
+            )
+        if name in names[:place] and (mitigation.overrides("build") or mitigation.overrides("remodel")):
+            raise InvalidSetting(f"mitigations has {name} twice, but it changes the networks only once.")
         for other, reason in mitigation.conflicts.items():
             if other in names:
                 raise InvalidSetting(f"{type(mitigation).__name__} cannot work with {other}: {reason}")

@@ -193,6 +193,25 @@ def test_a_layer_is_not_taken_for_a_list_of_letters(make):
         make(PPO, [MITIGATIONS["redo"](layers="actor/0")])
 
 
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_two_of_a_kind_work_or_are_refused(name, make):
+    def two():
+        return make(PPO, [build(name), build(name)])
+
+    if build(name).overrides("build") or build(name).overrides("remodel"):
+        with pytest.raises(InvalidSetting, match="twice, but it changes the networks only once"):
+            two()
+    else:
+        agent = two()
+        agent.start_task(0)
+        agent.learn(32)
+        agent.start_task(1)
+        assert agent.learn(32, reset_num_timesteps=False).num_timesteps == 64
+    mine = build(name)
+    with pytest.raises(InvalidSetting, match="has one .* twice"):
+        make(PPO, [mine, mine])
+
+
 def test_conflicts_name_mitigations_that_exist_with_a_reason():
     known = {kind.__name__ for kind in MITIGATIONS.values()}
     for kind in MITIGATIONS.values():

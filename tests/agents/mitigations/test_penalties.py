@@ -8,7 +8,16 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from pliant.agents import AGENTS, L2, PPO, L2Init, Mitigation, MixtureOfExperts, PlasticityInjection
+from pliant.agents import (
+    AGENTS,
+    L2,
+    PPO,
+    InvalidSetting,
+    L2Init,
+    Mitigation,
+    MixtureOfExperts,
+    PlasticityInjection,
+)
 
 PLAIN = {"net_arch": [5, 4], "optimizer_class": torch.optim.SGD}
 """Plain gradient descent: Adam's first steps would magnify what differs in the last digits."""
@@ -141,6 +150,27 @@ def test_two_of_a_kind_are_both_descended(make):
     for name, network in agent.networks().items():
         moved = [old - new for old, new in zip(before[name], network.values(), strict=True)]
         assert all((one > 1).all() for one in moved), name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (lambda features: features.mean().item(), "not a float"),
+        (lambda features: features.mean(dim=1), r"not a tensor of the shape \(8,\)"),
+        (lambda features: features.mean().detach(), "not one without a gradient"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", AGENTS.values())
+def test_a_penalty_that_cannot_be_descended_is_refused_with_its_name(algorithm, wrong, what, make):
+    class Wrong(Mitigation):
+        def penalty(self, agent, observations):
+            return wrong(next(iter(agent.features(observations).values())))
+
+    agent = make(algorithm, [Wrong()], batch_size=8)
+    with pytest.raises(
+        InvalidSetting, match=rf"the penalty of Wrong must be a differentiable scalar.*{what}"
+    ):
+        agent.learn(40)
 
 
 def test_a_penalty_set_on_the_object_is_descended_too(make):
