@@ -208,7 +208,7 @@ def test_two_of_a_kind_work_or_are_refused(name, make):
         agent.start_task(1)
         assert agent.learn(32, reset_num_timesteps=False).num_timesteps == 64
     mine = build(name)
-    with pytest.raises(InvalidSetting, match="has one .* twice"):
+    with pytest.raises(InvalidSetting, match=r"has one .* twice"):
         make(PPO, [mine, mine])
 
 
