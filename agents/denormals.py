@@ -1,4 +1,4 @@
-"""Numbers too small to be normal, which a processor computes with some hundred times as slowly."""
+"""Numbers too small to be normal, with which a processor computes far more slowly."""
 
 import sys
 from collections.abc import Iterator
