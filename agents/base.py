@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from . import denormals
 from .errors import AgentError, InvalidSetting, NonFiniteLoss
 from .features import Taps, received, recorded
 from .mitigations.base import Mitigation, check_combination
@@ -371,6 +372,7 @@ class Agent(BaseAlgorithm):
                 found[f"{name} (mitigation {number})" if name in found else name] = penalty
         return loss, found
 
+    @denormals.flushed()
     def _descend(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:
         """One optimiser step down ``loss``; returns the norm of the gradient before clipping."""
         for parameter in parameters:

@@ -17,7 +17,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from torch import Tensor, nn
 
-from . import denormals
 from .base import Agent, scalars
 from .batch_norm import BatchNorm2d, batch_norms, by_minibatch, learning
 from .classifier_policy import ClassifierPolicy
@@ -225,7 +224,6 @@ class Classifier(Agent, BaseAlgorithm):
         callback.on_training_end()
         return self
 
-    @denormals.flushed()
     def train(self, until: int, callback: BaseCallback) -> bool:
         """One rollout: ``updates_per_rollout`` gradient updates, fewer where ``until`` samples are shown.
 

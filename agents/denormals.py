@@ -16,7 +16,7 @@ def are_flushed() -> bool:
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Within the block, or a function that this decorates, they are zero, in this thread and on the CPU.
+    """Within the block, or a function that it decorates, they are zero, in this thread and on the CPU.
 
     Adam's first moment of a parameter without a gradient is multiplied by beta at every update until it is
     the least denormal number, and stays there: beta times that is rounded up to it. So each dead unit, and

@@ -14,7 +14,6 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
-from . import denormals
 from .base import Agent, scalars
 from .errors import UnsupportedSpace
 from .features import hidden_activations
@@ -92,7 +91,6 @@ class DQN(Agent, stable_baselines3.DQN):
         total = td_loss(self.q_net(batch.observations), batch.actions, batch.targets)
         return Loss(total, {"td_loss": total}, {})
 
-    @denormals.flushed()
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Take ``gradient_steps`` optimiser steps, each on ``batch_size`` fresh samples of the replay buffer.
 

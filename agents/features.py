@@ -33,6 +33,16 @@ def hidden_activations(
     return found
 
 
+def network_of(layer: str) -> str:
+    """The network that a hidden layer is of, by the layer's name.
+
+    Example:
+        >>> network_of("actor/expert-0/1")
+        'actor'
+    """
+    return layer.split("/")[0]
+
+
 def _trained(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """As ``module.modules()``, without what is frozen; each with ``path`` and the part of a mixture."""
     if isinstance(module, Mixture):

@@ -16,7 +16,6 @@ from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 
-from . import denormals
 from .base import Agent, scalars
 from .distributions import distribution_parameters, unchecked_distributions
 from .errors import AgentError, InvalidSetting, NonFiniteLoss
@@ -116,7 +115,6 @@ class PPO(Agent, stable_baselines3.PPO):
             }
         return Loss(total, parts, monitors)
 
-    @denormals.flushed()
     def train(self) -> None:
         """Descend the loss over the rollout: ``n_epochs`` passes in minibatches, stopped at ``target_kl``.
 

@@ -152,4 +152,4 @@ def check_combination(mitigations: Iterable[Mitigation]) -> None:
             raise InvalidSetting(f"mitigations has {name} twice, but it changes the networks only once.")
         for other, reason in mitigation.conflicts.items():
             if other in names:
-                raise InvalidSetting(f"{type(mitigation).__name__} cannot work with {other}: {reason}")
+                raise InvalidSetting(f"{name} cannot work with {other}: {reason}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..effective_rank import effective_rank, ranks_and_gradients
 from ..errors import InvalidSetting
+from ..features import network_of
 from ..norms import total_norm
 from ..types import Observations, Update
 from .base import Mitigation
@@ -82,7 +83,7 @@ class EffectiveRank(Mitigation):
     def attach(self, agent: "Agent") -> None:
         """Check that the layers exist and that the agent has epochs if steps are counted by them."""
         trained = agent.networks()
-        hidden = [layer for layer in agent.hidden_layers() if _network(layer) in trained]
+        hidden = [layer for layer in agent.hidden_layers() if network_of(layer) in trained]
         self._chosen = selected(self, self.layers, hidden)
         if self.steps_per_epoch is not None and agent.name == "dqn":
             raise InvalidSetting("DQN has no epochs: give EffectiveRank every=N instead of steps_per_epoch.")
@@ -138,8 +139,8 @@ class EffectiveRank(Mitigation):
     def _selected(self, agent: "Agent", observations: Observations) -> tuple[list[Tensor], list[float]]:
         """The features of the layers that count, and the share of each in its network's mean."""
         features = agent.features(_thinned(observations, self.samples))
-        layers = Counter(map(_network, self._chosen))
-        shares = [1 / layers[_network(layer)] for layer in self._chosen]
+        layers = Counter(map(network_of, self._chosen))
+        shares = [1 / layers[network_of(layer)] for layer in self._chosen]
         return [features[layer] for layer in self._chosen], shares
 
     @torch.no_grad()
@@ -190,7 +191,3 @@ def _thinned(observations: Observations, samples: int | None) -> Observations:
     if isinstance(observations, dict):
         return {key: part[::step] for key, part in observations.items()}
     return observations[::step]
-
-
-def _network(layer: str) -> str:
-    return layer.split("/")[0]

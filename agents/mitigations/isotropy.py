@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..features import network_of
 from ..types import Observations
 from .base import Mitigation
 from .checks import require_member, require_strength, selected
@@ -84,9 +85,9 @@ class Isotropy(Mitigation):
     def attach(self, agent: "Agent") -> None:
         """Choose the layers, and find what their networks' losses move."""
         trained, mixtures = agent.networks(), list(agent.mixtures())
-        hidden = [name for name in agent.hidden_layers() if _network(name) in trained]
+        hidden = [name for name in agent.hidden_layers() if network_of(name) in trained]
         if self.layers is None:
-            self._chosen = mixtures or list({_network(name): name for name in hidden}.values())
+            self._chosen = mixtures or list({network_of(name): name for name in hidden}.values())
         else:
             self._chosen = selected(self, self.layers, [*hidden, *mixtures])
         moved = trained | {name: o.parameters for name, o in agent.objectives().items()}
@@ -103,7 +104,7 @@ class Isotropy(Mitigation):
             if self.strength is not None:
                 terms.append(self.strength * penalty)
             else:
-                terms.append(self._coefficient(_network(name), losses[_network(name)], penalty) * penalty)
+                terms.append(self._coefficient(network_of(name), losses[network_of(name)], penalty) * penalty)
         return torch.stack(terms).sum() if terms else None
 
     def _coefficient(self, network: str, loss: Tensor, penalty: Tensor) -> Tensor:
@@ -123,7 +124,3 @@ class Isotropy(Mitigation):
     def load_state(self, state: dict[str, float | None]) -> None:
         """Put it back."""
         self._anisotropy = state["anisotropy"]
-
-
-def _network(layer: str) -> str:
-    return layer.split("/")[0]
